@@ -1,0 +1,1 @@
+"""The per-host agent: guard, scheduler loop and link."""

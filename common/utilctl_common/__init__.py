@@ -1,0 +1,1 @@
+"""What agent, controller and command line share: vocabulary, validation, errors, telemetry set-up."""

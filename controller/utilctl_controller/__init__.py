@@ -1,0 +1,1 @@
+"""The controller: policy store, fleet-wide allocation, per-host targets, gRPC services."""

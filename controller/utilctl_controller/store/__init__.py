@@ -1,0 +1,1 @@
+"""Policy store: one port, an etcd and a SQLite adapter."""

@@ -1,0 +1,136 @@
+"""The policy store as the controller sees it: immutable snapshots in, compare-and-set writes out.
+
+Two adapters implement it, etcd and SQLite, and pass one contract suite. Reads raise StoreUnavailableError when the
+store cannot be reached; a write always ends in one of three outcomes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from utilctl_common.errors import UnreachableError
+from utilctl_common.policy import SeePolicy
+
+
+class StoreUnavailableError(UnreachableError):
+    """The store did not answer within its deadline. Nothing is known to have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Who changed a policy, why and when. ``at_unix_ns`` is nanoseconds since 1970."""
+
+    who: str
+    reason: str
+    at_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A stored policy. ``version`` counts the writes to this SEE from 1; ``revision`` is the store's at that write."""
+
+    policy: SeePolicy
+    version: int
+    revision: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every policy at one store revision, by SEE name. Never changes; a newer state is a new object."""
+
+    revision: int
+    records: Mapping[str, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One change of one SEE. ``old`` is None when it was created, ``new`` when it was deleted."""
+
+    see: str
+    change: Change
+    old: SeePolicy | None
+    new: SeePolicy | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The write is durable. ``record`` is what is stored now, None after a delete."""
+
+    record: Record | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostRace:
+    """Nothing was written: the stored version is not the expected one. ``current`` is what is there (None: nothing)."""
+
+    current: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The store did not confirm the write; it may or may not have happened. ``reason`` is one sentence."""
+
+    reason: str
+
+
+WriteOutcome = Done | LostRace | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvent:
+    """One committed change, in revision order: the SEE's record now, or None when it was deleted."""
+
+    see: str
+    record: Record | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The watch could not go on from where it was (compaction, new database): start again from this snapshot."""
+
+    snapshot: Snapshot
+
+
+class PolicyStore(Protocol):
+    """The port. Methods block (bounded by the adapter's deadline) and are safe to call from several threads."""
+
+    def snapshot(self) -> Snapshot:
+        """Every policy now. Raises StoreUnavailableError."""
+        ...
+
+    def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
+        """Write ``policy`` and its history entry as one step if the stored version is ``expected_version``.
+
+        ``expected_version`` 0 means that the SEE does not exist.
+        """
+        ...
+
+    def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
+        """Remove ``see`` and append to its history as one step if its version is ``expected_version`` (>= 1)."""
+        ...
+
+    def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
+        """The newest ``limit`` changes of one SEE, or of all (None), newest first. Raises StoreUnavailableError."""
+        ...
+
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+        """Every change after ``after_revision``, each once and in order, until ``stop`` is set.
+
+        Survives restarts and outages of the store by itself; never raises for them, waits instead.
+        """
+        ...
+
+    def next_epoch(self) -> int:
+        """Durably add one to the controller epoch and return it. Raises StoreUnavailableError."""
+        ...
+
+    def close(self) -> None:
+        """Release connections and files. Idempotent."""
+        ...

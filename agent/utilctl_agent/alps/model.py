@@ -1,0 +1,140 @@
+"""Values that go into and come out of a scheduler core, and the interface that all cores implement.
+
+Vocabulary (ALPS paper, section 2): a *principal* is a process or a group of processes that holds a share. Its
+*allowance* is the CPU time it may still use in the current *cycle*; with allowance left it is *eligible*, else
+*ineligible* and paused. Every time is integer nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from utilctl_common.errors import UsageError
+from utilctl_common.quantities import MAX_SHARE, MIN_SHARE, NS_PER_MS, NS_PER_S
+
+MIN_QUANTUM_NS: Final = NS_PER_MS
+MAX_QUANTUM_NS: Final = 10 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """How a core runs.
+
+    quantum_ns: granularity of control. The paper's core acts once a quantum; the default core looks at a running
+        principal at least this often while it learns how that principal behaves.
+    cycle_ns: CPU time handed out a cycle, in total. None: the paper's S * Q, so that a share is a number of quanta.
+    cores: CPUs that the principals run on, M.
+    min_gap_ns: the default core never wakes twice within this time; it bounds overhead and, with the wake-up
+        latency of the host, accuracy. Arbitrary: about two wake-up latencies of an undisturbed loop.
+    reading_error_ns: by how much a reading may lag behind; 0 where the reader shares the CPU of what it reads, up
+        to a tick (4 ms at HZ=250) for a process that runs on another CPU.
+    max_sleep_ns: longest sleep of the default core while somebody is paused.
+    idle_sleep_ns: longest sleep while nobody is paused.
+    """
+
+    quantum_ns: int = 10 * NS_PER_MS
+    cycle_ns: int | None = None
+    cores: int = 1
+    min_gap_ns: int = 100_000
+    reading_error_ns: int = 0
+    max_sleep_ns: int = 40 * NS_PER_MS
+    idle_sleep_ns: int = 100 * NS_PER_MS
+
+    def __post_init__(self) -> None:
+        if not MIN_QUANTUM_NS <= self.quantum_ns <= MAX_QUANTUM_NS:
+            raise UsageError(
+                f"quantum of {self.quantum_ns / NS_PER_MS:g} ms is out of range", hint="use 1ms to 10s"
+            )
+        if self.cycle_ns is not None and self.cycle_ns < self.quantum_ns:
+            raise UsageError("a cycle shorter than its quantum cannot be controlled", hint="lengthen the cycle")
+        if self.cores < 1:
+            raise UsageError(f"{self.cores} cores cannot run anything", hint="name at least one CPU")
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalSpec:
+    """A principal as its owner describes it.
+
+    share: positive weight, relative to the other principals.
+    parallelism: most CPUs it can use at once (its runnable threads), at least 1.
+    cap_cores: hard ceiling in cores, also on an idle host; None: no ceiling.
+    """
+
+    name: str
+    share: float
+    parallelism: int = 1
+    cap_cores: float | None = None
+
+    def __post_init__(self) -> None:
+        if not MIN_SHARE <= self.share <= MAX_SHARE:
+            raise UsageError(
+                f"share {self.share:g} of {self.name} is out of range",
+                hint=f"use {MIN_SHARE:g} to {MAX_SHARE:g}",
+            )
+        if self.parallelism < 1:
+            raise UsageError(f"parallelism {self.parallelism} of {self.name} is below 1")
+        if self.cap_cores is not None and not self.cap_cores > 0:
+            raise UsageError(f"cap {self.cap_cores:g} of {self.name} is not positive", hint="use for example 0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Progress of a principal, cumulative since any fixed instant.
+
+    cpu_ns: CPU time consumed by all its processes.
+    wait_ns: time in which it was ready, nothing of it ran, and it waited for a CPU. None: not known this time.
+    blocked: nothing of it wants a CPU at this instant (the paper's wait channel). None: not known this time.
+    """
+
+    cpu_ns: int
+    wait_ns: int | None = None
+    blocked: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRecord:
+    """A finished cycle: its number from 0, when it ended, and what each principal consumed in it."""
+
+    index: int
+    end_ns: int
+    cpu_ns: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now.
+
+    ineligible / eligible: principals that change state at this instant, in no order.
+    next_wake_ns: when to decide next, at the latest; membership changes may come earlier.
+    closed: cycles that ended, oldest first.
+    """
+
+    ineligible: tuple[str, ...]
+    eligible: tuple[str, ...]
+    next_wake_ns: int
+    closed: tuple[CycleRecord, ...] = field(default=())
+
+
+class Scheduler(Protocol):
+    """A core: fed with readings at instants of its own choosing, answers who may run.
+
+    Calls must come with non-decreasing ``now_ns``. A new principal starts out running (eligible).
+    """
+
+    def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
+        """Add a principal, or change the share, cap or parallelism of one that is there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget a principal; whoever removes it resumes it. Raises KeyError if it is unknown."""
+        ...
+
+    def due(self, now_ns: int) -> tuple[str, ...]:
+        """Whose readings ``decide`` needs at ``now_ns``."""
+        ...
+
+    def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
+        """Account for the readings and decide. A principal missing from them is taken as not measured."""
+        ...

@@ -1,0 +1,100 @@
+"""From eligibility to pauses: the bound that no share overrides.
+
+A core says who is eligible. This module decides who is paused for that, and sees to it that no pause outlasts
+``max_pause_ns``: a principal paused that long is let go for one *breath* and then paused again. What it uses in a
+breath is charged to it like everything else, so shares still come out right. Pure, like the cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from utilctl_agent.alps.model import Decision
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+
+BREATH_NS: Final = 2 * NS_PER_MS
+"""How long a breath lasts. Arbitrary: long enough to be scheduled at once, 0.2 % of the default bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSettings:
+    """max_pause_ns: no pause lasts longer. margin_ns: breaths start this much earlier, for late wake-ups."""
+
+    max_pause_ns: int = NS_PER_S
+    margin_ns: int = 60 * NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Pauses to begin and to end now, and when to come back for breaths at the latest (None: no pause in force)."""
+
+    pause: tuple[str, ...]
+    resume: tuple[str, ...]
+    next_wake_ns: int | None
+
+
+@dataclass(slots=True)
+class PauseGovernor:
+    """Tracks who should be and who is paused. Feed it every Decision, and call ``tick`` when it asks for it."""
+
+    settings: PauseSettings = field(default_factory=PauseSettings)
+    _paused_since_ns: dict[str, int] = field(default_factory=dict)
+    _breath_until_ns: dict[str, int] = field(default_factory=dict)
+    _paused_total_ns: dict[str, int] = field(default_factory=dict)
+
+    def apply(self, decision: Decision, now_ns: int) -> Switches:
+        """Turn a decision into pauses and resumes."""
+        pause: list[str] = []
+        resume: list[str] = []
+        for name in decision.eligible:
+            if name in self._paused_since_ns:
+                self._end(name, now_ns)
+                resume.append(name)
+            self._breath_until_ns.pop(name, None)
+        for name in decision.ineligible:
+            if name not in self._paused_since_ns:
+                self._paused_since_ns[name] = now_ns
+                pause.append(name)
+        return self._breathe(now_ns, pause, resume)
+
+    def tick(self, now_ns: int) -> Switches:
+        """Begin and end the breaths that are due."""
+        return self._breathe(now_ns, [], [])
+
+    def forget(self, name: str, now_ns: int) -> bool:
+        """Drop a principal that goes away; True if it is paused and must be resumed by the caller."""
+        self._breath_until_ns.pop(name, None)
+        was_paused = name in self._paused_since_ns
+        if was_paused:
+            self._end(name, now_ns)
+        return was_paused
+
+    def paused(self) -> frozenset[str]:
+        """Who is paused now."""
+        return frozenset(self._paused_since_ns)
+
+    def paused_ns(self, name: str, now_ns: int) -> int:
+        """Time that ``name`` has spent paused, in total."""
+        since_ns = self._paused_since_ns.get(name)
+        return self._paused_total_ns.get(name, 0) + (now_ns - since_ns if since_ns is not None else 0)
+
+    def _end(self, name: str, now_ns: int) -> None:
+        since_ns = self._paused_since_ns.pop(name)
+        self._paused_total_ns[name] = self._paused_total_ns.get(name, 0) + now_ns - since_ns
+
+    def _breathe(self, now_ns: int, pause: list[str], resume: list[str]) -> Switches:
+        for name, until_ns in list(self._breath_until_ns.items()):
+            if until_ns <= now_ns:
+                del self._breath_until_ns[name]
+                self._paused_since_ns[name] = now_ns
+                pause.append(name)
+        longest_ns = self.settings.max_pause_ns - self.settings.margin_ns
+        for name, since_ns in list(self._paused_since_ns.items()):
+            if now_ns - since_ns >= longest_ns:
+                self._end(name, now_ns)
+                self._breath_until_ns[name] = now_ns + BREATH_NS
+                resume.append(name)
+        wakes = [*self._breath_until_ns.values()]
+        wakes += [since_ns + longest_ns for since_ns in self._paused_since_ns.values()]
+        return Switches(tuple(pause), tuple(resume), min(wakes, default=None))

@@ -1,0 +1,171 @@
+"""One step of the loop: read who is due, let the core decide, pause and resume. Time is an argument.
+
+The engine joins a pure core, the pause governor and groups behind the ``host.port.Group`` port, so that the same
+code runs on the real kernel and on the simulated host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler
+from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings, Switches
+from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Outcome of a step: when to step again at the latest, cycles that ended, principals whose group is gone."""
+
+    next_wake_ns: int
+    closed: tuple[CycleRecord, ...]
+    gone: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Engine:
+    """Controls a set of principals. Not thread-safe; owned by the loop."""
+
+    scheduler: Scheduler
+    pause_settings: PauseSettings = field(default_factory=PauseSettings)
+    wakeups: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    _governor: PauseGovernor = field(init=False)
+    _groups: dict[str, Group] = field(default_factory=dict)
+    _watched: set[str] = field(default_factory=set)  # measured only
+    _last_wait_ns: dict[str, int] = field(default_factory=dict)
+    _base_ns: dict[str, int] = field(default_factory=dict)  # the group's CPU time that is not counted as the principal's
+
+    def __post_init__(self) -> None:
+        self._governor = PauseGovernor(self.pause_settings)
+
+    def put(self, spec: PrincipalSpec, now_ns: int, group: Group | None = None, *, observe: bool = False) -> None:
+        """Add a principal with its group, change its spec, or exchange its group (the old one is closed).
+
+        observe: only measure it. Raises GroupGoneError if the group has ended; the principal is then not added.
+        Raises KeyError for a new principal without a group.
+        """
+        fresh = group is not None
+        taken = group if group is not None else self._groups[spec.name]
+        reading = taken.read()
+        counted_ns = 0
+        if fresh and spec.name in self._groups:
+            counted_ns = self._counted_ns(spec.name, self._groups[spec.name])
+            self.remove(spec.name, now_ns)
+        if fresh:
+            self._groups[spec.name] = taken
+            self._base_ns[spec.name] = reading.cpu_ns - counted_ns
+            self.problems.pop(spec.name, None)
+        if observe and spec.name not in self._watched:
+            if not fresh:
+                self._release(spec.name, now_ns)
+            self._watched.add(spec.name)
+        elif not observe:
+            self._watched.discard(spec.name)
+            self.scheduler.put(spec, now_ns, reading)
+
+    def remove(self, name: str, now_ns: int) -> None:
+        """Stop controlling a principal and resume it. Unknown names are ignored."""
+        group = self._groups.get(name)
+        if group is None:
+            return
+        self._release(name, now_ns)
+        self._watched.discard(name)
+        del self._groups[name], self._base_ns[name]
+        self._last_wait_ns.pop(name, None)
+        self.problems.pop(name, None)
+        group.close()
+
+    def _release(self, name: str, now_ns: int) -> None:
+        """Take a principal out of the scheduler and let it run; one that is only watched stays as it is."""
+        if name in self._watched:
+            return
+        self.scheduler.remove(name)
+        if self._governor.forget(name, now_ns):
+            with contextlib.suppress(MechanismError):
+                self._groups[name].resume()
+
+    def names(self) -> tuple[str, ...]:
+        """The principals under control, in the order in which they joined."""
+        return tuple(self._groups)
+
+    def group(self, name: str) -> Group:
+        """The group of a principal. Raises KeyError."""
+        return self._groups[name]
+
+    def paused(self) -> frozenset[str]:
+        """Who is paused now."""
+        return self._governor.paused()
+
+    def paused_ns(self, name: str, now_ns: int) -> int:
+        """How long a principal has been paused, in total."""
+        return self._governor.paused_ns(name, now_ns)
+
+    def step(self, now_ns: int) -> Step:
+        """Read, decide, act."""
+        self.wakeups += 1
+        gone: list[str] = []
+        readings: dict[str, Reading] = {}
+        for name in self.scheduler.due(now_ns):
+            try:
+                readings[name] = self._groups[name].read()
+            except GroupGoneError:
+                gone.append(name)
+        for name in gone:
+            self.remove(name, now_ns)
+        decision = self.scheduler.decide(now_ns, readings)
+        switches = self._governor.apply(decision, now_ns)
+        gone += self._switch(switches, now_ns)
+        wake_ns = decision.next_wake_ns
+        if switches.next_wake_ns is not None:
+            wake_ns = min(wake_ns, switches.next_wake_ns)
+        return Step(wake_ns, decision.closed, tuple(gone))
+
+    def _switch(self, switches: Switches, now_ns: int) -> list[str]:
+        # Resume first: on a full host the CPU then always has somebody to run.
+        gone = [name for name in switches.resume if self._act(name, self._groups[name].resume)]
+        gone += [name for name in switches.pause if self._act(name, self._groups[name].pause)]
+        for name in gone:
+            self.remove(name, now_ns)
+        return gone
+
+    def _act(self, name: str, action: Callable[[], None]) -> bool:
+        """Run ``action``; True if the group turns out to be gone. Other refusals are noted, the group keeps running."""
+        try:
+            action()
+        except GroupGoneError:
+            return True
+        except (ForeignStopError, MechanismError) as error:
+            self.problems[name] = str(error)
+        else:
+            if name in self.problems:
+                del self.problems[name]
+        return False
+
+    def _counted_ns(self, name: str, group: Group) -> int:
+        try:
+            return group.read().cpu_ns - self._base_ns[name]
+        except GroupGoneError:
+            return 0
+
+    def readings(self) -> Mapping[str, Reading]:
+        """Progress of every principal since it came under control, for reports; those that are gone are left out."""
+        result: dict[str, Reading] = {}
+        for name, group in self._groups.items():
+            try:
+                reading = group.read()
+            except GroupGoneError:
+                continue
+            if reading.wait_ns is not None:
+                self._last_wait_ns[name] = reading.wait_ns
+            wait_ns = self._last_wait_ns.get(name)
+            result[name] = Reading(reading.cpu_ns - self._base_ns[name], wait_ns, reading.blocked)
+        return result
+
+    def close(self) -> None:
+        """Resume everything and let go of it. Idempotent."""
+        for group in self._groups.values():
+            group.close()
+        self._groups.clear()

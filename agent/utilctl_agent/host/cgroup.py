@@ -1,0 +1,160 @@
+"""Groups that are cgroups (version 2, also on hybrid mounts): one write pauses any number of processes.
+
+The freezer is invisible to the application (no signals, no EINTR). CPU time comes from ``cpu.stat``, the time in
+which the group was ready and nothing of it ran from ``cpu.pressure`` (PSI, the ``full`` line). See
+Documentation/admin-guide/cgroup-v2.rst. All files stay open; a read or write is one system call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Final
+
+from utilctl_agent.alps.model import Reading
+from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
+from utilctl_agent.safety.journal import JournalError
+from utilctl_common.errors import FailedError
+from utilctl_common.quantities import NS_PER_MS, NS_PER_US
+
+
+def cgroup2_mount() -> Path | None:
+    """Where the version 2 hierarchy is mounted, from /proc/self/mountinfo; None if it is not."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            if after.startswith("cgroup2 "):
+                return Path(before.split()[4])
+    return None
+
+
+def freezer_refusal() -> str | None:
+    """Why this process cannot freeze cgroups here, in a few words; None if it can."""
+    mount = cgroup2_mount()
+    if mount is None:
+        return "no cgroup v2 hierarchy is mounted"
+    probe = mount / f"utilctl-probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.mkdir()
+    except OSError as error:
+        return f"cgroups cannot be made in {mount}: {error.strerror}"
+    try:
+        (probe / "cgroup.freeze").write_text("0")
+    except OSError as error:
+        return f"cgroup.freeze cannot be written: {error.strerror}"
+    finally:
+        probe.rmdir()
+    return None
+
+
+PRESSURE_EVERY_NS: Final = 12 * NS_PER_MS
+"""Least time between readings of ``cpu.pressure``. The kernel weighs what it adds up at each reading by whole jiffies
+of non-idle time (collect_percpu_times in kernel/sched/psi.c), so that readings closer than a jiffy lose time. Two
+jiffies at HZ=250, one at HZ=100."""
+
+
+class CgroupGroup:
+    """One cgroup directory. Implements host.port.Group."""
+
+    def __init__(self, path: Path, ledger: Ledger) -> None:
+        """Open the cgroup. Raises GroupGoneError if it does not exist, MechanismError if it cannot be controlled."""
+        self.path = path
+        self._ledger = ledger
+        self._slot: int | None = None
+        self._fds: list[int] = []
+        self._frozen = False
+        try:
+            self._stat = self._open("cpu.stat", os.O_RDONLY)
+            self._freeze = self._open("cgroup.freeze", os.O_RDWR)
+        except FileNotFoundError:
+            self._close_files()
+            raise GroupGoneError(f"cgroup {path} does not exist") from None
+        except OSError as error:
+            self._close_files()
+            raise MechanismError(
+                f"cgroup {path} cannot be controlled: {error.strerror}", hint="run the agent as root or use signals"
+            ) from None
+        self._pressure: int | None = None
+        self._pressure_read_ns = 0
+        with contextlib.suppress(OSError):
+            self._pressure = self._open("cpu.pressure", os.O_RDONLY)
+        try:
+            self._slot = ledger.enter_cgroup(str(path), path.stat().st_ino)
+        except (OSError, JournalError) as error:
+            self._close_files()
+            raise MechanismError(f"cgroup {path} cannot be journalled: {error}") from None
+
+    def _open(self, name: str, flags: int) -> int:
+        fd = os.open(self.path / name, flags | os.O_CLOEXEC)
+        self._fds.append(fd)
+        return fd
+
+    @property
+    def mechanism(self) -> str:
+        """See host.port.Group."""
+        return "freezer"
+
+    def read(self) -> Reading:
+        """See host.port.Group. ``wait_ns`` is known every PRESSURE_EVERY_NS, where the kernel offers it at all."""
+        try:
+            stat = os.pread(self._stat, 64, 0)
+            cpu_ns = int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
+            wait_ns: int | None = None
+            if self._pressure is not None:
+                now_ns = time.monotonic_ns()
+                if now_ns - self._pressure_read_ns >= PRESSURE_EVERY_NS:
+                    self._pressure_read_ns = now_ns
+                    pressure = os.pread(self._pressure, 256, 0)
+                    wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US  # "... full ... total=N"
+        except OSError as error:
+            raise self._translated(error) from None
+        return Reading(cpu_ns, wait_ns, None if self._pressure is not None else False)
+
+    def pause(self) -> None:
+        """See host.port.Group."""
+        if self._frozen or self._slot is None:
+            return
+        try:
+            if os.pread(self._freeze, 1, 0) != b"0":
+                raise ForeignStopError(f"cgroup {self.path} was frozen by somebody else", hint="it is left frozen")
+            self._ledger.begin(self._slot, time.monotonic_ns())
+            os.pwrite(self._freeze, b"1", 0)
+        except OSError as error:
+            self._ledger.end(self._slot)
+            raise self._translated(error) from None
+        self._frozen = True
+
+    def resume(self) -> None:
+        """See host.port.Group."""
+        if not self._frozen or self._slot is None:
+            return
+        try:
+            os.pwrite(self._freeze, b"0", 0)
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # removed meanwhile: nothing is left to resume
+                raise self._translated(error) from None
+        self._frozen = False
+        self._ledger.end(self._slot)
+
+    def close(self) -> None:
+        """See host.port.Group."""
+        with contextlib.suppress(FailedError):
+            self.resume()
+        self._close_files()
+
+        if self._slot is not None and not self._frozen:
+            self._ledger.leave(self._slot)
+            self._slot = None
+
+    def _close_files(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _translated(self, error: OSError) -> FailedError:
+        if error.errno in (errno.ENODEV, errno.ENOENT, errno.EBADF):
+            return GroupGoneError(f"cgroup {self.path} was removed")
+        return MechanismError(f"cgroup {self.path}: {error.strerror}", hint="is it mounted read-only?")

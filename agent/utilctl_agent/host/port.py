@@ -1,0 +1,84 @@
+"""Ports to the host: a clock, and groups of processes whose CPU time can be read and which can be paused.
+
+Adapters for the real kernel stand beside this module, the simulated host in ``utilctl_agent.testing``; the same
+contract tests run on all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from utilctl_agent.alps.model import Reading
+from utilctl_common.errors import FailedError
+
+
+class GroupGoneError(FailedError):
+    """The group's last process has ended, or its cgroup was removed."""
+
+
+class ForeignStopError(FailedError):
+    """The group was already stopped by somebody else. It is left as it is, and will not be resumed by us."""
+
+
+class MechanismError(FailedError):
+    """The kernel refused to pause or resume the group (permission, read-only mount). It keeps running."""
+
+
+class Clock(Protocol):
+    """Monotonic time in nanoseconds."""
+
+    def now_ns(self) -> int:
+        """Never goes backwards."""
+        ...
+
+
+class Group(Protocol):
+    """All processes of one principal on this host, under one mechanism."""
+
+    @property
+    def mechanism(self) -> str:
+        """``freezer`` or ``signal``."""
+        ...
+
+    def read(self) -> Reading:
+        """Progress now. Raises GroupGoneError."""
+        ...
+
+    def pause(self) -> None:
+        """Stop every process of the group. Idempotent.
+
+        Raises GroupGoneError, ForeignStopError, or MechanismError; after an error nothing is left paused by us.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Let the group run again; undoes only our own pauses. Idempotent. Raises MechanismError."""
+        ...
+
+    def close(self) -> None:
+        """Resume the group and release file descriptors. Idempotent, never raises."""
+        ...
+
+
+class Ledger(Protocol):
+    """Where groups note their pauses before they make them; ``safety.journal.Journal`` is one."""
+
+    def enter_process(self, pid: int, start_ticks: int) -> int:
+        """Reserve a slot for a process."""
+        ...
+
+    def enter_cgroup(self, path: str, inode: int) -> int:
+        """Reserve a slot for a cgroup."""
+        ...
+
+    def begin(self, slot: int, now_ns: int) -> None:
+        """The slot's subject is about to be paused."""
+        ...
+
+    def end(self, slot: int) -> None:
+        """The slot's subject runs again."""
+        ...
+
+    def leave(self, slot: int) -> None:
+        """Give the slot back."""
+        ...

@@ -1,0 +1,45 @@
+"""``python -m utilctl_agent.link CONTROL_FD GUARD_FD JOURNAL SETTINGS``; started by the guard only."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import signal
+import sys
+
+from utilctl_agent.channel import Channel
+from utilctl_agent.link.app import LinkApp
+from utilctl_agent.link.settings import AgentSettings
+from utilctl_agent.safety.journal import Journal
+from utilctl_common.errors import UtilctlError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="utilctl-agent: %(message)s", stream=sys.stderr)
+    channel = Channel.from_fd(int(sys.argv[1]))
+    journal = Journal.open(sys.argv[3])
+    settings = AgentSettings.from_json(sys.argv[4])
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+    async def serve() -> int:
+        task = asyncio.ensure_future(LinkApp(settings, channel, int(sys.argv[2]), journal).run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return 0
+
+    try:
+        return asyncio.run(serve())
+    except UtilctlError as error:
+        sys.stderr.write(f"utilctl-agent: error: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

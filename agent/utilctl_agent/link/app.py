@@ -1,0 +1,263 @@
+"""The link put together: loop on one side, controller on the other, discovery and telemetry beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import time
+import uuid
+from typing import Final
+
+from opentelemetry.trace import Span
+from utilctl_common.errors import UtilctlError
+from utilctl_common.quantities import NS_PER_S
+from utilctl_common.telemetry import context_of, setup
+
+from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.host.cgroup import freezer_refusal
+from utilctl_agent.link import codec
+from utilctl_agent.link.hoststat import read_cpu_times
+from utilctl_agent.link.membership import MembershipScanner
+from utilctl_agent.link.metrics import AgentMetrics
+from utilctl_agent.link.report import Reporter
+from utilctl_agent.link.roster import SeeMembers, make_orders
+from utilctl_agent.link.session import ControllerSession
+from utilctl_agent.link.settings import AgentSettings
+from utilctl_agent.link.targets import TargetKeeper, TargetSet
+from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.safety.journal import Journal
+from utilctl_agent.safety.thaw import thaw_journal
+
+_LOG = logging.getLogger(__name__)
+
+LOOP_TIMEOUT_S: Final = 10.0
+LEASE_CHECK_S: Final = 0.5
+
+
+class LinkApp:
+    """One link. ``run`` returns when the loop or the guard is gone; everything is resumed then."""
+
+    def __init__(self, settings: AgentSettings, channel: Channel, guard_fd: int, journal: Journal) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._guard_fd = guard_fd
+        self._journal = journal
+        self._telemetry = setup("utilctl-agent")
+        self._metrics = AgentMetrics(self._telemetry, settings.host)
+        refusal = freezer_refusal()
+        if settings.mode == "signal":
+            refusal = "signals were asked for"
+        self._freezer = refusal is None
+        self._reason = "cgroup.freeze is writable" if refusal is None else refusal
+        self._keeper = TargetKeeper()
+        self._reporter = Reporter(len(settings.cpus))
+        self._members: dict[str, SeeMembers] = {}
+        self._scan_problems: dict[str, str] = {}
+        self._order_problems: dict[str, str] = {}
+        self._sent: tuple[int, int, tuple[PrincipalOrder, ...]] | None = None
+        self._told: set[tuple[int, int, bool]] = set()
+        self._spans: dict[tuple[int, int, bool], Span] = {}
+        self._report_interval_ns = NS_PER_S
+        self._rescan = asyncio.Event()
+        self._done: asyncio.Future[None]
+        self._session = ControllerSession(settings.controllers, self._hello, self._on_targets, self._on_interval)
+        self._instance_id = uuid.uuid4().hex
+
+    async def run(self) -> int:
+        """Serve until the loop or the guard ends; returns the exit status."""
+        events = asyncio.get_running_loop()
+        self._done = events.create_future()
+        events.add_reader(self._guard_fd, self._finish)
+        self._send(
+            {
+                "op": "settings",
+                "settings": LoopSettings(
+                    algorithm="none" if self._settings.mode == "observe" else "default",
+                    quantum_ns=self._settings.quantum_ns,
+                    cycle_ns=self._settings.cycle_ns * len(self._settings.cpus),
+                    cpus=self._settings.cpus,
+                    max_pause_ns=self._settings.max_pause_ns,
+                    cycle_log=False,
+                    announce_first_cycle=True,
+                ).to_json(),
+            }
+        )
+        ready: asyncio.Future[int] = events.create_future()
+        events.add_reader(self._channel.fileno(), self._on_loop_messages, ready)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            loop_pid = await asyncio.wait_for(asyncio.shield(ready), LOOP_TIMEOUT_S)
+            own = frozenset({os.getpid(), os.getppid(), loop_pid})
+            scanner = MembershipScanner(self._settings.scope, own)
+            tasks = [
+                asyncio.create_task(self._session.run(), name="session"),
+                asyncio.create_task(self._scan_forever(scanner), name="scan"),
+                asyncio.create_task(self._report_forever(), name="report"),
+                asyncio.create_task(self._watch_lease(), name="lease"),
+            ]
+            await asyncio.wait([self._done, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            events.remove_reader(self._guard_fd)
+            with contextlib.suppress(ValueError, OSError):
+                events.remove_reader(self._channel.fileno())
+            # The loop resumes everything when it ends; if it could not, this does.
+            thaw_journal(self._journal)
+            self._telemetry.shutdown()
+        return 0
+
+    def _finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    # -- the loop's side ----------------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except ChannelClosedError:
+            self._finish()
+
+    def _on_loop_messages(self, ready: asyncio.Future[int]) -> None:
+        try:
+            messages = self._channel.receive()
+        except ChannelClosedError:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._finish()
+            return
+        for message in messages:
+            if message["op"] == "ready" and not ready.done():
+                ready.set_result(int(message["pid"]))
+            elif message["op"] == "gone":
+                self._rescan.set()
+            elif message["op"] == "report":
+                self._on_report(LoopReport.from_json(message["report"]))
+
+    def _on_report(self, loop: LoopReport) -> None:
+        problems = {**self._scan_problems, **self._order_problems}
+        times = read_cpu_times(self._settings.cpus)
+        report = self._reporter.make(loop, times, self._members, problems)
+        self._metrics.update(loop, report)
+        self._session.send(codec.report_message(report))
+        self._confirm(loop)
+
+    def _confirm(self, loop: LoopReport) -> None:
+        """Tell the controller, once each, that a decision is applied and that its first cycle is over."""
+        for first_cycle_done in (False, True):
+            step = (loop.epoch, loop.generation, first_cycle_done)
+            if not loop.generation or step in self._told or (first_cycle_done and not loop.cycles_since_roster):
+                continue
+            self._told.add(step)
+            span = self._spans.pop(step, None)
+            if span is not None:
+                span.end()
+            self._session.send(
+                codec.applied(
+                    loop.epoch, loop.generation, first_cycle_done=first_cycle_done, at_unix_ns=time.time_ns()
+                )
+            )
+
+    # -- the controller's side ----------------------------------------------------------------------------------
+
+    def _hello(self) -> codec.ConnectRequest:
+        current = self._keeper.current
+        identity = codec.Identity(
+            host=self._settings.host,
+            capacity_cores=float(len(self._settings.cpus)),
+            version=importlib.metadata.version("utilctl"),
+            instance_id=self._instance_id,
+            mechanism="observe" if self._settings.mode == "observe" else "freezer" if self._freezer else "signal",
+            mechanism_reason=self._reason,
+        )
+        return codec.hello(identity, current.epoch if current else 0, current.generation if current else 0)
+
+    def _on_interval(self, interval_ns: int) -> None:
+        self._metrics.controller_connects = self._session.connects
+        if interval_ns > 0:
+            self._report_interval_ns = interval_ns
+
+    def _on_targets(self, offered: TargetSet) -> None:
+        policies_before = self._keeper.policies()
+        changed = self._keeper.offer(offered, time.monotonic_ns())
+        self._metrics.stale_targets = self._keeper.stale
+        if not changed:
+            return
+        self._begin_spans(offered)
+        if self._keeper.policies() != policies_before:
+            self._rescan.set()
+        self._instruct()
+
+    def _begin_spans(self, offered: TargetSet) -> None:
+        self._told = {step for step in self._told if step[:2] == (offered.epoch, offered.generation)}
+        for span in self._spans.values():
+            span.set_attribute("utilctl.superseded", True)
+            span.end()
+        self._spans.clear()
+        context = context_of(offered.traceparent)
+        for first_cycle_done, name in ((False, "apply targets"), (True, "first enforced cycle")):
+            span = self._telemetry.tracer.start_span(name, context)
+            span.set_attribute("utilctl.host", self._settings.host)
+            span.set_attribute("utilctl.epoch", offered.epoch)
+            span.set_attribute("utilctl.generation", offered.generation)
+            if not first_cycle_done:
+                for target in offered.targets[:50]:
+                    span.set_attribute(f"utilctl.target.{target.policy.name}", target.weight)
+            self._spans[(offered.epoch, offered.generation, first_cycle_done)] = span
+
+    def _instruct(self) -> None:
+        """Tell the loop what to control now; nothing if nothing changed."""
+        current = self._keeper.current
+        if current is None:
+            return
+        orders, self._order_problems = make_orders(
+            self._keeper.weights(time.monotonic_ns()),
+            self._members,
+            freezer=self._freezer,
+            observe=self._settings.mode == "observe",
+        )
+        sending = (current.epoch, current.generation, orders)
+        if sending == self._sent:
+            return
+        self._sent = sending
+        self._send({"op": "roster", "roster": Roster(*sending).to_json()})
+        self._send({"op": "report"})
+
+    # -- periodic work ------------------------------------------------------------------------------------------
+
+    async def _scan_forever(self, scanner: MembershipScanner) -> None:
+        while True:
+            self._rescan.clear()
+            if self._keeper.current is not None:
+                try:
+                    self._members, self._scan_problems = await asyncio.to_thread(
+                        scanner.scan, self._keeper.policies()
+                    )
+                except UtilctlError as error:
+                    _LOG.warning("processes cannot be matched: %s", error)
+                self._instruct()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rescan.wait(), self._settings.scan_ns / NS_PER_S)
+
+    async def _report_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._report_interval_ns / NS_PER_S)
+            self._send({"op": "report"})
+
+    async def _watch_lease(self) -> None:
+        """When the lease ends, static shares take over; when it is renewed, targets do."""
+        expired = False
+        while True:
+            await asyncio.sleep(LEASE_CHECK_S)
+            now_expired = self._keeper.expired(time.monotonic_ns())
+            if now_expired != expired:
+                expired = now_expired
+                _LOG.warning("targets %s", "expired: static shares hold now" if expired else "hold again")
+                self._instruct()

@@ -1,0 +1,104 @@
+"""The session with a controller: one bidirectional gRPC stream, reopened for ever, with jitter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import grpc
+import grpc.aio
+from utilctl_common.errors import UsageError
+from utilctl_proto.v1 import agent_pb2_grpc
+
+from utilctl_agent.link import codec
+from utilctl_agent.link.targets import TargetSet
+
+_LOG = logging.getLogger(__name__)
+
+FIRST_RETRY_S: Final = 0.2
+LAST_RETRY_S: Final = 5.0
+OPTIONS: Final[list[tuple[str, int]]] = [
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A channel is opened anew for each attempt; the library's own backoff would only come on top of ours.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+]
+
+
+class ControllerSession:
+    """Keeps a stream open to one of the controllers, tried in turn.
+
+    ``on_targets`` gets every target set, ``on_interval`` the report interval that the controller asks for.
+    """
+
+    def __init__(
+        self,
+        controllers: tuple[str, ...],
+        make_hello: Callable[[], codec.ConnectRequest],
+        on_targets: Callable[[TargetSet], None],
+        on_interval: Callable[[int], None],
+    ) -> None:
+        self._controllers = controllers
+        self._make_hello = make_hello
+        self._on_targets = on_targets
+        self._on_interval = on_interval
+        self._outgoing: asyncio.Queue[codec.ConnectRequest] | None = None
+        self.connected = False
+        self.connects = 0
+
+    def send(self, message: codec.ConnectRequest) -> None:
+        """Send if connected. Everything sent is cumulative or repeated, so nothing is queued for later."""
+        if self._outgoing is not None and self.connected:
+            self._outgoing.put_nowait(message)
+
+    async def run(self) -> None:
+        """Connect, serve, reconnect; never returns."""
+        retry_s = FIRST_RETRY_S
+        attempt = 0
+        while True:
+            address = self._controllers[attempt % len(self._controllers)]
+            attempt += 1
+            try:
+                served = await self._serve(address)
+            except grpc.aio.AioRpcError as error:
+                served = self.connected
+                _LOG.warning("controller %s: %s", address, error.details() or error.code().name)
+            finally:
+                self.connected = False
+                self._outgoing = None
+            retry_s = FIRST_RETRY_S if served else min(LAST_RETRY_S, retry_s * 1.6)
+            # Full jitter, so that a fleet does not come back as one.
+            await asyncio.sleep(random.uniform(0.3, 1.0) * retry_s)  # noqa: S311 - jitter, not a secret
+
+    async def _serve(self, address: str) -> bool:
+        outgoing: asyncio.Queue[codec.ConnectRequest] = asyncio.Queue()
+        self._outgoing = outgoing
+
+        async def requests() -> AsyncIterator[codec.ConnectRequest]:
+            yield self._make_hello()
+            while True:
+                yield await outgoing.get()
+
+        async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+            stream = agent_pb2_grpc.AgentSessionServiceStub(channel).Connect(requests())
+            async for response in stream:
+                kind = response.WhichOneof("body")
+                if kind == "welcome":
+                    self.connected = True
+                    self.connects += 1
+                    _LOG.info("connected to controller %s at %s", response.welcome.controller_id, address)
+                    self._on_interval(response.welcome.report_interval_ns)
+                elif kind == "targets":
+                    try:
+                        targets = codec.target_set_from(response.targets)
+                    except UsageError as error:
+                        _LOG.error("refused a target set of %s: %s", address, error)  # noqa: TRY400 - one line
+                        continue
+                    self._on_targets(targets)
+        return self.connected

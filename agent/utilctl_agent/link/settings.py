@@ -1,0 +1,44 @@
+"""What an agent is told at its start; passed from ``utilctl-agent`` through the guard to the link as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+
+AgentMode = Literal["auto", "freezer", "signal", "observe"]
+AGENT_MODES: Final[tuple[AgentMode, ...]] = ("auto", "freezer", "signal", "observe")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Settings of an agent.
+
+    - ``host``: its name in the fleet. ``controllers``: addresses, tried in turn.
+    - ``scope``: which processes it may manage, ``cgroup:PATH`` or ``tree:PID``; None: the whole host.
+    - ``cpus``: CPUs whose time it shares out; they are its capacity.
+    - ``mode``: how it pauses. ``quantum_ns``, ``cycle_ns``: see alps.model.CoreSettings.
+    - ``scan_ns``: how often processes are looked for. ``max_pause_ns``: longest pause, whatever the shares say.
+    """
+
+    host: str
+    controllers: tuple[str, ...]
+    scope: str | None
+    cpus: tuple[int, ...]
+    mode: AgentMode = "auto"
+    quantum_ns: int = 10 * NS_PER_MS
+    cycle_ns: int = 100 * NS_PER_MS
+    scan_ns: int = NS_PER_S
+    max_pause_ns: int = NS_PER_S
+
+    def to_json(self) -> str:
+        """For a command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> AgentSettings:
+        """Inverse of to_json."""
+        data = json.loads(text)
+        return cls(**{**data, "controllers": tuple(data["controllers"]), "cpus": tuple(data["cpus"])})

@@ -1,0 +1,409 @@
+"""Proportional shares on this host alone, without a controller: what ``utilctl alps`` runs.
+
+Starts the workloads (or takes what runs already), starts the guard with its loop, steers the loop over the control
+socket, and collects what each workload got. As root every workload gets a cgroup of its own; otherwise its process
+tree is followed and stopped by signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from utilctl_agent.alps.allotment import allotments_ns
+from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
+from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.host.cgroup import freezer_refusal
+from utilctl_agent.host.processes import identify, read_stat
+from utilctl_agent.host.workcgroup import WorkCgroup
+from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.safety.thaw import default_run_dir
+from utilctl_common.errors import FailedError, UsageError
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+
+MEMBERSHIP_NS: Final = 500 * NS_PER_MS
+"""How often process trees are looked at again (the paper: once a second, section 5.2)."""
+START_TIMEOUT_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One principal: its share and exactly one of a shell command to start, running processes, or a cgroup."""
+
+    share: float
+    command: str | None = None
+    pids: tuple[int, ...] = ()
+    cgroup: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """What to run and how. ``duration_ns`` or ``cycles`` end the run, whichever comes first; at least one is set."""
+
+    workloads: tuple[Workload, ...]
+    quantum_ns: int
+    cpus: tuple[int, ...]
+    algorithm: Algorithm
+    duration_ns: int | None
+    cycles: int | None
+    max_pause_ns: int = NS_PER_S
+    force_signals: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRow:
+    """One finished cycle: number, end (CLOCK_MONOTONIC ns), and consumption in the order of the workloads."""
+
+    cycle: int
+    end_ns: int
+    cpu_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalResult:
+    """What one workload got. Fractions are of the CPU time of all workloads together."""
+
+    name: str
+    share: float
+    cpu_s: float
+    fraction: float
+    target_fraction: float
+    paused_s: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResult:
+    """Outcome of a run. ``overhead_pct`` counts every process of ours while it controlled, in percent of one CPU."""
+
+    algorithm: str
+    quantum_ms: float
+    cycles: int
+    wall_s: float
+    overhead_pct: float
+    startup_cpu_s: float
+    rms_relative_error_pct: float
+    wakeups_per_s: float
+    mechanism: str
+    mechanism_reason: str
+    loop_class: str
+    late_mean_us: float
+    late_max_us: float
+    principals: tuple[PrincipalResult, ...]
+
+
+@dataclass(slots=True)
+class _Started:
+    name: str
+    workload: Workload
+    process: subprocess.Popen[bytes] | None = None
+    cgroup: Path | None = None
+    pids: tuple[int, ...] = ()
+    tree: set[int] = field(default_factory=set)
+
+
+def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | None = None) -> LocalResult:
+    """Run until done, then leave nothing behind: no workload that we started, no cgroup, nobody paused.
+
+    Raises UsageError for settings that cannot work, FailedError if a workload or the guard does not start.
+    """
+    if not settings.workloads:
+        raise UsageError("there is nothing to schedule", hint="add --run SHARE:COMMAND")
+    available = os.sched_getaffinity(0)
+    missing = sorted(set(settings.cpus) - available)
+    if missing:
+        raise UsageError(f"CPU {missing[0]} is not available here", hint=f"use some of {sorted(available)}")
+    with contextlib.ExitStack() as stack:
+        runner = _Runner(settings, on_cycle, stack)
+        return runner.run()
+
+
+class _Runner:
+    def __init__(
+        self, settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | None, stack: contextlib.ExitStack
+    ) -> None:
+        self._settings = settings
+        self._on_cycle = on_cycle
+        self._stack = stack
+        refusal = "signals were asked for" if settings.force_signals else freezer_refusal()
+        self._use_cgroups = refusal is None
+        self._reason = "cgroup.freeze is writable" if refusal is None else refusal
+        self._started: list[_Started] = []
+        self._generation = 0
+        self._rows_seen = 0
+
+    def run(self) -> LocalResult:
+        guard, channel = self._start_guard()
+        self._start_workloads()
+        names = [started.name for started in self._started]
+        loop_pid = self._configure(channel)
+        startup_ns = _cpu_ns(loop_pid)
+        self._send_roster(channel)
+        before_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid)
+        start_ns = time.monotonic_ns()
+        final = self._steer(channel, start_ns)
+        # The loop counts its own CPU time, up to the end of control: by now it may be gone.
+        overhead_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid) - before_ns + final.overhead_ns
+        wall_ns = max(1, time.monotonic_ns() - start_ns)
+        guard.wait(timeout=START_TIMEOUT_S)
+        return self._result(final, names, wall_ns, overhead_ns, before_ns + startup_ns)
+
+    # -- start --------------------------------------------------------------------------------------------------
+
+    def _start_guard(self) -> tuple[subprocess.Popen[bytes], Channel]:
+        ours, theirs = socket.socketpair()
+        self._stack.callback(ours.close)
+        arguments = [default_run_dir(), "alps", str(theirs.fileno()), str(self._settings.max_pause_ns)]
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "utilctl_agent.safety.guard", *arguments],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._stack.callback(_stop_guard, guard)
+        return guard, Channel(ours)
+
+    def _start_workloads(self) -> None:
+        cgroups: WorkCgroup | None = None
+        if self._use_cgroups and any(w.command or w.pids for w in self._settings.workloads):
+            cgroups = WorkCgroup(f"utilctl-alps-{os.getpid()}")
+            self._stack.callback(cgroups.remove)
+        for index, workload in enumerate(self._settings.workloads):
+            name = f"p{index}"
+            if workload.cgroup is not None:
+                if not self._use_cgroups:
+                    raise FailedError(f"cgroup {workload.cgroup} cannot be frozen: {self._reason}", hint="run as root")
+                if not (workload.cgroup / "cgroup.freeze").exists():
+                    raise UsageError(f"{workload.cgroup} is not a cgroup", hint="name a directory below the v2 mount")
+                self._started.append(_Started(name, workload, cgroup=workload.cgroup))
+            elif workload.command is not None:
+                folder = cgroups.child(name) if cgroups is not None else None
+                self._started.append(self._spawn(name, workload, workload.command, folder))
+            else:
+                for pid in workload.pids:
+                    if identify(pid) is None:
+                        raise UsageError(f"there is no process {pid}", hint="name processes that are running")
+                self._started.append(_Started(name, workload, pids=workload.pids, tree=set(workload.pids)))
+
+    def _spawn(self, name: str, workload: Workload, command: str, folder: Path | None) -> _Started:
+        cpus = self._settings.cpus
+
+        def enter() -> None:  # between fork and exec; this process has one thread
+            if folder is not None:
+                (folder / "cgroup.procs").write_text("0")
+            os.sched_setaffinity(0, cpus)
+
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,
+            preexec_fn=enter,  # noqa: PLW1509 - no threads here
+        )
+        self._stack.callback(_end_workload, process)
+        return _Started(name, workload, process=process, cgroup=folder, tree={process.pid})
+
+    def _configure(self, channel: Channel) -> int:
+        settings = LoopSettings(
+            algorithm=self._settings.algorithm,
+            quantum_ns=self._settings.quantum_ns,
+            cycle_ns=None,
+            cpus=self._settings.cpus,
+            max_pause_ns=self._settings.max_pause_ns,
+            cycle_log=self._on_cycle is not None,
+            announce_first_cycle=False,
+            stop_after_cycles=self._settings.cycles,
+        )
+        channel.send({"op": "settings", "settings": settings.to_json()})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for message in _messages(channel, 0.5):
+                if message["op"] == "ready":
+                    return int(message["pid"])
+        raise FailedError("the scheduler loop did not start in time")
+
+    # -- membership ---------------------------------------------------------------------------------------------
+
+    def _orders(self) -> Iterator[PrincipalOrder]:
+        for started in self._started:
+            share = started.workload.share
+            if started.cgroup is not None:
+                parallelism = _members(started.cgroup)
+                if parallelism:
+                    yield PrincipalOrder(started.name, share, parallelism, cgroups=(str(started.cgroup),))
+                continue
+            if started.process is not None or started.workload.pids:
+                _grow(started.tree)
+            processes = [found for pid in sorted(started.tree) if (found := identify(pid)) is not None]
+            threads = sum(stat[2] for p in processes if (stat := read_stat(p.pid)) is not None)
+            if processes:
+                listed = tuple((p.pid, p.start_ticks) for p in processes)
+                yield PrincipalOrder(started.name, share, max(1, threads), processes=listed)
+
+    def _send_roster(self, channel: Channel) -> bool:
+        """Tell the loop who belongs to whom; False if nobody is left."""
+        for started in self._started:
+            if started.process is not None:
+                started.process.poll()
+        orders = tuple(self._orders())
+        self._generation += 1
+        channel.send({"op": "roster", "roster": Roster(0, self._generation, orders).to_json()})
+        return bool(orders)
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def _steer(self, channel: Channel, start_ns: int) -> LoopReport:
+        duration_ns = self._settings.duration_ns
+        end_ns = start_ns + duration_ns if duration_ns is not None else None
+        membership_ns = start_ns + MEMBERSHIP_NS
+        stopping = False
+        while True:
+            now_ns = time.monotonic_ns()
+            if end_ns is not None and now_ns >= end_ns and not stopping:
+                channel.send({"op": "stop"})
+                stopping = True
+            if now_ns >= membership_ns and not stopping:
+                membership_ns = now_ns + MEMBERSHIP_NS
+                if not self._send_roster(channel):
+                    channel.send({"op": "stop"})
+                    stopping = True
+            limits = [membership_ns] if end_ns is None else [membership_ns, end_ns]
+            wait_s = START_TIMEOUT_S if stopping else max(0.0, (min(limits) - now_ns) / NS_PER_S)
+            for message in _messages(channel, wait_s):
+                if message["op"] == "cycle":
+                    self._log(message)
+                elif message["op"] == "final":
+                    return LoopReport.from_json(message["report"])
+
+    def _log(self, message: Message) -> None:
+        if self._on_cycle is not None:
+            cpu_ns = tuple(int(message["cpu_ns"].get(started.name, 0)) for started in self._started)
+            self._on_cycle(CycleRow(int(message["cycle"]), int(message["end_ns"]), cpu_ns))
+
+    def _result(
+        self, final: LoopReport, names: Sequence[str], wall_ns: int, overhead_ns: int, startup_ns: int
+    ) -> LocalResult:
+        specs = [PrincipalSpec(started.name, started.workload.share) for started in self._started]
+        targets = allotments_ns(specs, CoreSettings(self._settings.quantum_ns))
+        total_target = sum(targets.values())
+        reports = final.principals
+        total_ns = sum(reports[name].cpu_ns for name in names if name in reports)
+        principals: list[PrincipalResult] = []
+        for started in self._started:
+            report = reports.get(started.name)
+            cpu_ns = report.cpu_ns if report is not None else 0
+            principals.append(
+                PrincipalResult(
+                    name=_label(started),
+                    share=started.workload.share,
+                    cpu_s=cpu_ns / NS_PER_S,
+                    fraction=cpu_ns / total_ns if total_ns else 0.0,
+                    target_fraction=targets[started.name] / total_target,
+                    paused_s=report.paused_ns / NS_PER_S if report is not None else 0.0,
+                    problem=report.problem if report is not None else "ended",
+                )
+            )
+        mechanisms = sorted({report.mechanism for report in reports.values()})
+        return LocalResult(
+            algorithm=self._settings.algorithm,
+            quantum_ms=self._settings.quantum_ns / NS_PER_MS,
+            cycles=final.cycles,
+            wall_s=wall_ns / NS_PER_S,
+            overhead_pct=100.0 * overhead_ns / wall_ns,
+            startup_cpu_s=startup_ns / NS_PER_S,
+            rms_relative_error_pct=100.0 * final.rms_error_sum / final.cycles if final.cycles else 0.0,
+            wakeups_per_s=final.wakeups * NS_PER_S / wall_ns,
+            mechanism="observe" if self._settings.algorithm == "none" else "+".join(mechanisms) or "none",
+            mechanism_reason=self._reason,
+            loop_class=final.loop_class,
+            late_mean_us=final.late_sum_ns / max(1, final.wakeups) / 1000,
+            late_max_us=final.late_max_ns / 1000,
+            principals=tuple(principals),
+        )
+
+
+def _label(started: _Started) -> str:
+    if started.workload.command is not None:
+        return started.workload.command
+    if started.workload.cgroup is not None:
+        return f"cgroup:{started.workload.cgroup}"
+    return ",".join(str(pid) for pid in started.workload.pids)
+
+
+def _messages(channel: Channel, wait_s: float) -> list[Message]:
+    """What the loop says within ``wait_s``. Raises FailedError if it is gone."""
+    channel.flush()
+    readable, _, _ = select.select([channel], [], [], wait_s)
+    if not readable:
+        return []
+    try:
+        return channel.receive()
+    except ChannelClosedError:
+        raise FailedError("the scheduler loop ended unexpectedly", hint="everything it paused was resumed") from None
+
+
+def _cpu_ns(pid: int) -> int:
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        return 0
+
+
+def _members(folder: Path) -> int:
+    """Processes in a cgroup and below; 0 if it is empty or gone."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for procs in [folder / "cgroup.threads", *folder.glob("*/**/cgroup.threads")]:
+            count += len(procs.read_bytes().split())
+    return count
+
+
+def _grow(tree: set[int]) -> None:
+    """Add the children of every member, and forget members that are gone."""
+    pending = list(tree)
+    while pending:
+        pid = pending.pop()
+        try:
+            children = [int(c) for task in Path(f"/proc/{pid}/task").iterdir()
+                        for c in (task / "children").read_text().split()]  # fmt: skip
+        except OSError:
+            if identify(pid) is None:
+                tree.discard(pid)
+            continue
+        for child in children:
+            if child not in tree:
+                tree.add(child)
+                pending.append(child)
+
+
+def _stop_guard(guard: subprocess.Popen[bytes]) -> None:
+    if guard.poll() is None:
+        guard.send_signal(signal.SIGTERM)
+        try:
+            guard.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
+
+
+def _end_workload(process: subprocess.Popen[bytes]) -> None:
+    """End a workload and its process group: it is ours, we started it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5 if number == signal.SIGTERM else 5)
+            if number == signal.SIGKILL:
+                return

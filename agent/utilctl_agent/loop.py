@@ -1,0 +1,333 @@
+"""The scheduler loop: a process of its own that imports no gRPC and no telemetry.
+
+Started by the guard with a control socket; told by it what to control (module ``orders``), it wakes, steps the engine
+and sleeps again. It ends, with everything resumed, when it is told to, on SIGTERM, when the control socket closes, or
+when the guard dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from utilctl_agent.alps.allotment import rms_relative_error
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, PrincipalSpec, Scheduler
+from utilctl_agent.alps.observe import ObservingScheduler
+from utilctl_agent.alps.paper import PaperScheduler
+from utilctl_agent.alps.pauses import PauseSettings
+from utilctl_agent.alps.turns import TurnScheduler
+from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.engine import Engine
+from utilctl_agent.host.cgroup import CgroupGroup
+from utilctl_agent.host.clock import sharpen_timers
+from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
+from utilctl_agent.host.processes import ProcessGroup, ProcessId
+from utilctl_agent.host.scheduling import promote
+from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, PrincipalReport, Roster
+from utilctl_agent.safety.journal import Journal
+from utilctl_common.errors import UtilctlError
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+
+BEAT_NS: Final = 40 * NS_PER_MS
+"""Longest time between heartbeats; the guard acts on one three times as old (safety.guard.HANG_NS)."""
+TICK_NS: Final = NS_PER_S // 250
+"""How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
+_MCL_CURRENT_AND_FUTURE: Final = 3
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def make_scheduler(settings: LoopSettings) -> Scheduler:
+    """The core that ``settings.algorithm`` names."""
+    cores = len(settings.cpus)
+    core = CoreSettings(
+        quantum_ns=settings.quantum_ns,
+        cycle_ns=settings.cycle_ns,
+        cores=cores,
+        reading_error_ns=0 if cores == 1 else TICK_NS,
+        max_sleep_ns=BEAT_NS,
+    )
+    if settings.algorithm == "default":
+        return TurnScheduler(core)
+    if settings.algorithm == "none":
+        return ObservingScheduler(core)
+    return PaperScheduler(core, lazy=settings.algorithm == "paper")
+
+
+class Loop:
+    """The loop's state between wake-ups."""
+
+    def __init__(self, settings: LoopSettings, channel: Channel, journal: Journal, loop_class: str) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._journal = journal
+        self._loop_class = loop_class
+        self._engine = Engine(make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns))
+        self._orders: dict[str, PrincipalOrder] = {}
+        self._roster = Roster(0, 0, ())
+        self._refused: dict[str, str] = {}
+        self._cycles = 0
+        self._cycles_since_roster = 0
+        self._rms_error_sum = 0.0
+        self._late_sum_ns = 0
+        self._late_max_ns = 0
+        self._cpu_start_ns = time.process_time_ns()
+        self.stopping = False
+
+    # -- orders -------------------------------------------------------------------------------------------------
+
+    def obey(self, message: Message, now_ns: int) -> None:
+        """Carry out one order."""
+        match message.get("op"):
+            case "roster":
+                self._apply(Roster.from_json(message["roster"]), now_ns)
+            case "report":
+                self._channel.send({"op": "report", "report": self._report(now_ns).to_json()})
+            case "stop":
+                self.stopping = True
+            case _:
+                pass  # an order of a newer version; the sender sees from the report that it was not followed
+
+    def _apply(self, roster: Roster, now_ns: int) -> None:
+        if (roster.epoch, roster.generation) < (self._roster.epoch, self._roster.generation):
+            return
+        wanted = {order.name: order for order in roster.principals}
+        for name in [n for n in self._orders if n not in wanted]:
+            self._engine.remove(name, now_ns)
+            del self._orders[name]
+        self._refused = {n: p for n, p in self._refused.items() if n in wanted}
+        for name, order in wanted.items():
+            if self._orders.get(name) == order and name in self._engine.names():
+                continue
+            try:
+                self._put(order, now_ns)
+            except GroupGoneError:
+                self._engine.remove(name, now_ns)
+                self._orders.pop(name, None)
+            except (MechanismError, UtilctlError) as error:
+                self._engine.remove(name, now_ns)
+                self._orders.pop(name, None)
+                self._refused[name] = str(error)
+        if (roster.epoch, roster.generation) != (self._roster.epoch, self._roster.generation):
+            self._cycles_since_roster = 0
+        self._roster = roster
+
+    def _put(self, order: PrincipalOrder, now_ns: int) -> None:
+        spec = PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
+        known = self._orders.get(order.name)
+        under_control = order.name in self._engine.names()
+        if known is not None and under_control and known.cgroups == order.cgroups:
+            loose = _loose_part(self._engine.group(order.name))
+            if loose is not None and (order.processes or order.cgroups):
+                loose.update(ProcessId(*p) for p in order.processes)
+                self._engine.put(spec, now_ns, observe=order.observe)
+                self._orders[order.name] = order
+                return
+            if loose is None and not order.processes:
+                self._engine.put(spec, now_ns, observe=order.observe)
+                self._orders[order.name] = order
+                return
+        group = self._open(order)
+        try:
+            self._engine.put(spec, now_ns, group, observe=order.observe)
+        except BaseException:
+            group.close()
+            raise
+        self._orders[order.name] = order
+        self._refused.pop(order.name, None)
+
+    def _open(self, order: PrincipalOrder) -> Group:
+        parts: list[Group] = []
+        try:
+            for path in order.cgroups:
+                with contextlib.suppress(GroupGoneError):
+                    parts.append(CgroupGroup(Path(path), self._journal))
+            if order.processes:
+                with contextlib.suppress(GroupGoneError):
+                    parts.append(ProcessGroup((ProcessId(*p) for p in order.processes), self._journal))
+        except BaseException:
+            for part in parts:
+                part.close()
+            raise
+        if not parts:
+            raise GroupGoneError(f"{order.name} has no process")
+        return parts[0] if len(parts) == 1 else CompositeGroup(parts)
+
+    # -- one wake-up --------------------------------------------------------------------------------------------
+
+    def wake(self, now_ns: int) -> int:
+        """One step; returns when to wake next."""
+        self._journal.beat(now_ns)
+        step = self._engine.step(now_ns)
+        for name in step.gone:
+            self._orders.pop(name, None)
+            self._channel.send({"op": "gone", "name": name})
+        for record in step.closed:
+            self._note_cycle(record)
+        wake_ns = min(step.next_wake_ns, now_ns + (BEAT_NS if self._engine.paused() else 2 * BEAT_NS))
+        return wake_ns
+
+    def late(self, late_ns: int) -> None:
+        """A wake-up came ``late_ns`` after it was due."""
+        self._late_sum_ns += late_ns
+        self._late_max_ns = max(self._late_max_ns, late_ns)
+
+    def _note_cycle(self, record: CycleRecord) -> None:
+        self._cycles += 1
+        self._cycles_since_roster += 1
+        if self._cycles_since_roster == 1 and self._settings.announce_first_cycle:
+            self._channel.send({"op": "report", "report": self._report(record.end_ns).to_json()})
+        shares = {n: self._orders[n].share for n in record.cpu_ns if n in self._orders}
+        self._rms_error_sum += rms_relative_error(record.cpu_ns, shares) if shares else 0.0
+        if self._settings.cycle_log:
+            self._channel.send(
+                {"op": "cycle", "cycle": record.index, "end_ns": record.end_ns, "cpu_ns": dict(record.cpu_ns)}
+            )
+        if self._settings.stop_after_cycles is not None and self._cycles >= self._settings.stop_after_cycles:
+            self.stopping = True
+
+    def _report(self, now_ns: int) -> LoopReport:
+        principals: dict[str, PrincipalReport] = {}
+        for name, reading in self._engine.readings().items():
+            principals[name] = PrincipalReport(
+                reading.cpu_ns,
+                reading.wait_ns,
+                self._engine.paused_ns(name, now_ns),
+                self._engine.group(name).mechanism,
+                self._engine.problems.get(name, ""),
+            )
+        for name, problem in self._refused.items():
+            principals[name] = PrincipalReport(0, None, 0, "none", problem)
+        return LoopReport(
+            now_ns=now_ns,
+            epoch=self._roster.epoch,
+            generation=self._roster.generation,
+            cycles_since_roster=self._cycles_since_roster,
+            loop_class=self._loop_class,
+            algorithm=self._settings.algorithm,
+            wakeups=self._engine.wakeups,
+            overhead_ns=time.process_time_ns() - self._cpu_start_ns,
+            cycles=self._cycles,
+            rms_error_sum=self._rms_error_sum,
+            late_sum_ns=self._late_sum_ns,
+            late_max_ns=self._late_max_ns,
+            principals=principals,
+        )
+
+    def close(self, now_ns: int) -> None:
+        """Resume everything, then send the last report."""
+        report = self._report(now_ns)
+        self._engine.close()
+        with contextlib.suppress(ChannelClosedError):
+            self._channel.send({"op": "final", "report": report.to_json()})
+            _drain(self._channel)
+
+
+def _loose_part(group: Group) -> ProcessGroup | None:
+    parts = group.parts if isinstance(group, CompositeGroup) else (group,)
+    return next((part for part in parts if isinstance(part, ProcessGroup)), None)
+
+
+def _drain(channel: Channel) -> None:
+    """Give the peer a second to take what is queued."""
+    deadline_ns = time.monotonic_ns() + NS_PER_S
+    while not channel.flush() and time.monotonic_ns() < deadline_ns:
+        select.select([], [channel], [], 0.05)
+
+
+def _settle_in(cpus: tuple[int, ...]) -> str:
+    """Get the process ready for precise work; returns its scheduling class."""
+    os.sched_setaffinity(0, cpus)
+    sharpen_timers()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mlockall(_MCL_CURRENT_AND_FUTURE)  # refused without privilege or above RLIMIT_MEMLOCK; then we may page
+    loop_class = promote()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return loop_class
+
+
+def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
+    """Run until told to stop; returns the exit status. ``guard_fd`` becomes readable when the guard is gone."""
+    first = _await_settings(channel, journal, guard_fd)
+    if first is None:
+        return 0
+    settings, orders = first
+    loop = Loop(settings, channel, journal, _settle_in(settings.cpus))
+
+    def on_term(_number: int, _frame: object) -> None:
+        loop.stopping = True
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGINT, on_term)
+    channel.send({"op": "ready", "pid": os.getpid()})
+    inputs = [channel.fileno(), guard_fd]
+    now_ns = time.monotonic_ns()
+    try:
+        for message in orders:
+            loop.obey(message, now_ns)
+        while not loop.stopping:
+            wake_ns = loop.wake(now_ns)
+            while not loop.stopping:
+                now_ns = time.monotonic_ns()
+                if now_ns >= wake_ns:
+                    loop.late(now_ns - wake_ns)
+                    break
+                readable, _, _ = select.select(inputs, [], [], (wake_ns - now_ns) / NS_PER_S)
+                if guard_fd in readable:
+                    return 1
+                if inputs[0] in readable:
+                    now_ns = time.monotonic_ns()
+                    for message in channel.receive():
+                        loop.obey(message, now_ns)
+                    break
+            channel.flush()
+    except ChannelClosedError:
+        return 0
+    finally:
+        loop.close(time.monotonic_ns())
+    return 0
+
+
+def _await_settings(
+    channel: Channel, journal: Journal, guard_fd: int
+) -> tuple[LoopSettings, list[Message]] | None:
+    """The settings and the orders that came with them; None if nobody is left to send any."""
+    while True:
+        journal.beat(time.monotonic_ns())
+        readable, _, _ = select.select([channel.fileno(), guard_fd], [], [], 1.0)
+        if guard_fd in readable:
+            return None
+        try:
+            messages = channel.receive() if channel.fileno() in readable else []
+        except ChannelClosedError:
+            return None
+        for index, message in enumerate(messages):
+            if message.get("op") == "settings":
+                return LoopSettings.from_json(message["settings"]), messages[index + 1 :]
+
+
+def main() -> int:
+    """``python -m utilctl_agent.loop CONTROL_FD GUARD_FD JOURNAL``; started by the guard only."""
+    control_fd, guard_fd, journal_path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    # A second way to learn of the guard's death beside guard_fd; SIGTERM resumes everything.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    journal = Journal.open(journal_path)
+    try:
+        return run(Channel.from_fd(control_fd), journal, guard_fd)
+    finally:
+        journal.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,146 @@
+"""What the loop is told and what it answers, as values with a JSON form (module ``channel`` carries it).
+
+Orders are complete and idempotent: a ``Roster`` names every principal that shall be under control, so a repeated or
+a lost one does no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Algorithm = Literal["default", "paper", "paper-unoptimized", "none"]
+ALGORITHMS: Final[tuple[Algorithm, ...]] = ("default", "paper", "paper-unoptimized", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the loop runs; fixed from its start.
+
+    cpus: CPUs it may use, also the cores its principals share. cycle_log: whether every finished cycle is sent.
+    announce_first_cycle: whether a report is sent, unasked, once the first cycle under a new decision has ended.
+    """
+
+    algorithm: Algorithm
+    quantum_ns: int
+    cycle_ns: int | None
+    cpus: tuple[int, ...]
+    max_pause_ns: int
+    cycle_log: bool
+    announce_first_cycle: bool
+    stop_after_cycles: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LoopSettings:
+        """Inverse of to_json."""
+        return cls(**{**data, "cpus": tuple(data["cpus"])})
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalOrder:
+    """A principal to control: its figures, and what it consists of.
+
+    cgroups: absolute directories, each controlled as a whole. processes: (pid, start ticks) of the loose ones.
+    observe: measure it, never pause it.
+    """
+
+    name: str
+    share: float
+    parallelism: int
+    cap_cores: float | None = None
+    cgroups: tuple[str, ...] = ()
+    processes: tuple[tuple[int, int], ...] = ()
+    observe: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> PrincipalOrder:
+        """Inverse of to_json."""
+        return cls(
+            **{
+                **data,
+                "cgroups": tuple(data["cgroups"]),
+                "processes": tuple((int(pid), int(start)) for pid, start in data["processes"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Every principal that shall be under control now. ``epoch`` and ``generation`` say by which decision."""
+
+    epoch: int
+    generation: int
+    principals: tuple[PrincipalOrder, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "epoch": self.epoch,
+            "generation": self.generation,
+            "principals": [p.to_json() for p in self.principals],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Roster:
+        """Inverse of to_json."""
+        return cls(
+            data["epoch"], data["generation"], tuple(PrincipalOrder.from_json(entry) for entry in data["principals"])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalReport:
+    """Totals of one principal since it came under control, and what keeps us from controlling it (or empty).
+
+    wait_ns counts from an arbitrary start, so use differences.
+    """
+
+    cpu_ns: int
+    wait_ns: int | None
+    paused_ns: int
+    mechanism: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopReport:
+    """The loop's state at ``now_ns`` (CLOCK_MONOTONIC). Totals count since its start.
+
+    cycles_since_roster: whole cycles that ended since the newest roster was applied.
+    """
+
+    now_ns: int
+    epoch: int
+    generation: int
+    cycles_since_roster: int
+    loop_class: str
+    algorithm: str
+    wakeups: int
+    overhead_ns: int
+    cycles: int
+    rms_error_sum: float
+    late_sum_ns: int
+    late_max_ns: int
+    principals: dict[str, PrincipalReport] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        data = {name: getattr(self, name) for name in self.__slots__}
+        data["principals"] = {
+            name: {key: getattr(report, key) for key in report.__slots__} for name, report in self.principals.items()
+        }
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> LoopReport:
+        """Inverse of to_json."""
+        principals = {name: PrincipalReport(**entry) for name, entry in data["principals"].items()}
+        return cls(**{**data, "principals": principals})

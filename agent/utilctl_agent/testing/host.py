@@ -1,0 +1,221 @@
+"""The simulated host: a clock and a process table that accrues CPU time over M cores.
+
+The simulated kernel is simple on purpose: one run queue, round robin with a fixed slice, no wake-up preemption. It is
+deterministic; time moves only in ``advance_to`` and refuses to go backwards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from utilctl_agent.alps.model import Reading
+from utilctl_agent.host.port import ForeignStopError, GroupGoneError
+from utilctl_common.quantities import NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Spin:
+    """Wants CPU all the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bursts:
+    """Computes ``compute_ns`` of CPU time, then sleeps ``sleep_ns``, for ever; sleeps first if ``asleep_first``."""
+
+    compute_ns: int
+    sleep_ns: int
+    asleep_first: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    behaviour: Spin | Bursts
+    group: SimulatedGroup
+    state: Literal["ready", "running", "asleep", "ended"] = "ready"
+    burst_left_ns: int | None = None  # CPU time until it sleeps; None: never
+    wake_ns: int = 0  # when it wakes, while asleep
+    slice_left_ns: int = 0
+    cpu_ns: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedGroup:
+    """A group of processes on a SimulatedHost; implements host.port.Group."""
+
+    host: SimulatedHost
+    name: str
+    processes: list[_Process] = field(default_factory=list)
+    stopped: bool = False
+    stopped_by_user: bool = False
+    pauses: int = 0
+    wait_ns: int = 0
+    removed: bool = False
+
+    @property
+    def mechanism(self) -> str:
+        """``freezer``: it behaves like a frozen cgroup."""
+        return "freezer"
+
+    @property
+    def cpu_ns(self) -> int:
+        """CPU time of all its processes, ended ones included."""
+        return sum(process.cpu_ns for process in self.processes)
+
+    def read(self) -> Reading:
+        """See host.port.Group."""
+        self._check()
+        alive = [p for p in self.processes if p.state != "ended"]
+        return Reading(self.cpu_ns, self.wait_ns, all(p.state == "asleep" for p in alive))
+
+    def pause(self) -> None:
+        """See host.port.Group."""
+        self._check()
+        if self.stopped_by_user:
+            raise ForeignStopError(f"{self.name} is stopped by somebody else")
+        if not self.stopped:
+            self.stopped = True
+            self.pauses += 1
+            self.host.unqueue(self)
+
+    def resume(self) -> None:
+        """See host.port.Group."""
+        if self.stopped:
+            self.stopped = False
+            self.host.requeue(self)
+
+    def close(self) -> None:
+        """See host.port.Group."""
+        self.resume()
+
+    def end(self) -> None:
+        """All its processes exit."""
+        self.host.unqueue(self)
+        for process in self.processes:
+            process.state = "ended"
+        self.removed = True
+
+    def _check(self) -> None:
+        if self.removed:
+            raise GroupGoneError(f"{self.name} has ended")
+
+
+class SimulatedHost:
+    """M cores, a clock in nanoseconds and groups of processes. Implements host.port.Clock."""
+
+    def __init__(self, cores: int = 1, *, slice_ns: int = 3 * NS_PER_MS) -> None:
+        self.cores = cores
+        self.groups: list[SimulatedGroup] = []
+        self.idle_ns = 0  # core time that nobody used, summed over cores
+        self._slice_ns = slice_ns
+        self._now_ns = 0
+        self._queue: deque[_Process] = deque()
+        self._running: list[_Process] = []
+        self._asleep: list[_Process] = []
+
+    def now_ns(self) -> int:
+        """See host.port.Clock."""
+        return self._now_ns
+
+    def group(self, name: str, *behaviours: Spin | Bursts) -> SimulatedGroup:
+        """A new group with one process a behaviour."""
+        group = SimulatedGroup(self, name)
+        self.groups.append(group)
+        for behaviour in behaviours:
+            process = _Process(behaviour, group)
+            group.processes.append(process)
+            if isinstance(behaviour, Bursts):
+                process.burst_left_ns = behaviour.compute_ns
+                if behaviour.asleep_first:
+                    process.state, process.wake_ns = "asleep", self._now_ns + behaviour.sleep_ns
+                    self._asleep.append(process)
+                    continue
+            self._queue.append(process)
+        return group
+
+    def assert_clean(self) -> None:
+        """Raise AssertionError if any group is left paused by us."""
+        left = [group.name for group in self.groups if group.stopped]
+        if left:
+            raise AssertionError(f"left paused: {left}")
+
+    def unqueue(self, group: SimulatedGroup) -> None:
+        """Take a group's processes off the cores and the run queue; sleepers keep sleeping."""
+        for process in group.processes:
+            if process.state == "running":
+                self._running.remove(process)
+                process.state = "ready"
+            elif process.state == "ready" and process in self._queue:
+                self._queue.remove(process)
+
+    def requeue(self, group: SimulatedGroup) -> None:
+        """Put a group's ready processes on the run queue."""
+        self._queue.extend(p for p in group.processes if p.state == "ready")
+
+    def advance_to(self, instant_ns: int) -> None:
+        """Let time pass. Raises ValueError if ``instant_ns`` is in the past."""
+        if instant_ns < self._now_ns:
+            raise ValueError(f"time cannot go back from {self._now_ns} to {instant_ns}")
+        while True:
+            self._dispatch()
+            step_ns = self._next_event_ns(instant_ns) - self._now_ns
+            self._accrue(step_ns)
+            self._now_ns += step_ns
+            self._settle()
+            if self._now_ns >= instant_ns:
+                self._dispatch()
+                return
+
+    def _dispatch(self) -> None:
+        while self._queue and len(self._running) < self.cores:
+            process = self._queue.popleft()
+            process.state = "running"
+            process.slice_left_ns = self._slice_ns
+            self._running.append(process)
+
+    def _next_event_ns(self, limit_ns: int) -> int:
+        event_ns = limit_ns
+        for process in self._running:
+            if self._queue:
+                event_ns = min(event_ns, self._now_ns + process.slice_left_ns)
+            if process.burst_left_ns is not None:
+                event_ns = min(event_ns, self._now_ns + process.burst_left_ns)
+        for process in self._asleep:
+            event_ns = min(event_ns, process.wake_ns)
+        return max(event_ns, self._now_ns)
+
+    def _accrue(self, step_ns: int) -> None:
+        self.idle_ns += step_ns * (self.cores - len(self._running))
+        running_groups = {id(process.group) for process in self._running}
+        for group in {id(p.group): p.group for p in self._queue}.values():
+            if id(group) not in running_groups:
+                group.wait_ns += step_ns
+        for process in self._running:
+            process.cpu_ns += step_ns
+            process.slice_left_ns = max(0, process.slice_left_ns - step_ns)
+            if process.burst_left_ns is not None:
+                process.burst_left_ns -= step_ns
+
+    def _settle(self) -> None:
+        for process in list(self._running):
+            behaviour = process.behaviour
+            if isinstance(behaviour, Bursts) and process.burst_left_ns == 0:
+                self._running.remove(process)
+                process.state, process.wake_ns = "asleep", self._now_ns + behaviour.sleep_ns
+                process.burst_left_ns = behaviour.compute_ns
+                self._asleep.append(process)
+            elif process.slice_left_ns == 0 and self._queue:
+                self._running.remove(process)
+                process.state = "ready"
+                self._queue.append(process)
+            elif process.slice_left_ns == 0:
+                process.slice_left_ns = self._slice_ns
+        for process in list(self._asleep):
+            if process.wake_ns <= self._now_ns:
+                self._asleep.remove(process)
+                if process.state == "ended":
+                    continue
+                process.state = "ready"
+                if not process.group.stopped:
+                    self._queue.append(process)

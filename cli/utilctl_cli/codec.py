@@ -1,0 +1,242 @@
+"""Between the command line's values and the wire: requests out, JSON documents in. Wire types stop here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from utilctl_common.matchers import Matcher
+from utilctl_common.quantities import NS_PER_S, NS_PER_US
+from utilctl_proto.v1 import common_pb2, control_pb2
+
+from utilctl_cli.documents import (
+    ControllerDocument,
+    DeleteDocument,
+    ExplainDocument,
+    HistoryDocument,
+    HistoryEntryDocument,
+    HostDocument,
+    HostsDocument,
+    HostShareDocument,
+    PolicyDocument,
+    RecordDocument,
+    ServiceDocument,
+    ServicesDocument,
+    SetShareDocument,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTerms:
+    """Who writes, why, and when to refuse: unless the stored version is ``if_version`` (None: never)."""
+
+    changed_by: str
+    reason: str
+    if_version: int | None
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShareChange:
+    """What to change of one SEE. None keeps what is stored; ``clear_cap`` removes the cap; empty ``matchers``
+    returns to the default ones."""
+
+    see: str
+    share: float | None
+    floor_cores: float | None
+    cap_cores: float | None
+    clear_cap: bool
+    mode: str | None
+    matchers: Sequence[Matcher] | None
+
+
+def set_share_request(change: ShareChange, terms: WriteTerms) -> control_pb2.SetShareRequest:
+    """The wire form of a change; fields that stay as stored are absent."""
+    request = control_pb2.SetShareRequest(
+        see=change.see,
+        share=change.share,
+        floor_cores=change.floor_cores,
+        cap_cores=change.cap_cores,
+        clear_cap=change.clear_cap,
+        mode=change.mode,
+        set_matchers=change.matchers is not None,
+        changed_by=terms.changed_by,
+        reason=terms.reason,
+        if_version=terms.if_version,
+        dry_run=terms.dry_run,
+    )
+    for matcher in change.matchers or ():
+        conditions = [common_pb2.Condition(key=c.key, value=c.value) for c in matcher.conditions]
+        request.matchers.append(common_pb2.Matcher(conditions=conditions))
+    return request
+
+
+def delete_request(see: str, terms: WriteTerms) -> control_pb2.DeleteSeeRequest:
+    """The wire form of a deletion."""
+    return control_pb2.DeleteSeeRequest(
+        see=see,
+        changed_by=terms.changed_by,
+        reason=terms.reason,
+        if_version=terms.if_version,
+        dry_run=terms.dry_run,
+    )
+
+
+def set_share_document(response: control_pb2.SetShareResponse) -> SetShareDocument:
+    """What a write did."""
+    return {
+        "see": response.record.policy.see,
+        "changed": response.changed,
+        "dry_run": response.dry_run,
+        "trace_id": response.trace_id,
+        "record": _record(response.record),
+        "previous": _record(response.previous) if response.HasField("previous") else None,
+    }
+
+
+def delete_document(response: control_pb2.DeleteSeeResponse) -> DeleteDocument:
+    """What a deletion removed."""
+    return {
+        "see": response.previous.policy.see,
+        "dry_run": response.dry_run,
+        "previous": _record(response.previous),
+    }
+
+
+def services_document(response: control_pb2.ListServicesResponse) -> ServicesDocument:
+    """Every service and the controller."""
+    return {
+        "services": [service_document(service) for service in response.services],
+        "controller": _controller(response.controller),
+    }
+
+
+def hosts_document(response: control_pb2.ListHostsResponse) -> HostsDocument:
+    """Every host and the controller."""
+    return {
+        "hosts": [_host(host) for host in response.hosts],
+        "controller": _controller(response.controller),
+    }
+
+
+def service_document(service: control_pb2.ServiceStatus) -> ServiceDocument:
+    """One service: policy, totals, hosts."""
+    return {
+        **_record(service.record),
+        "entitlement_cores": service.entitlement_cores,
+        "demand_cores": service.demand_cores,
+        "consumption_cores": service.consumption_cores,
+        "consumed_total_ns": service.consumed_total_ns,
+        "hosts": service.hosts,
+        "per_host": [_host_share(share) for share in service.per_host],
+    }
+
+
+def explain_document(response: control_pb2.ExplainResponse) -> ExplainDocument:
+    """One service and why it gets what it gets."""
+    return {
+        **service_document(response.service),
+        "binding_constraint": response.binding_constraint,
+        "lenders": list(response.lenders),
+        "borrowers": list(response.borrowers),
+        "decided_at": iso_time(response.decided_unix_ns),
+        "decided_unix_ns": response.decided_unix_ns,
+        "trace_id": response.trace_id,
+        "sentence": response.sentence,
+    }
+
+
+def history_document(response: control_pb2.ListHistoryResponse) -> HistoryDocument:
+    """Changes, in the controller's order: newest first."""
+    return {"entries": [_history_entry(entry) for entry in response.entries]}
+
+
+def iso_time(unix_ns: int) -> str | None:
+    """Nanoseconds since 1970 as ISO 8601 in UTC with microseconds; None for 0, which means never."""
+    if unix_ns == 0:
+        return None
+    seconds, rest_ns = divmod(unix_ns, NS_PER_S)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest_ns // NS_PER_US)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _policy(policy: common_pb2.Policy) -> PolicyDocument:
+    return {
+        "see": policy.see,
+        "share": policy.share,
+        "floor_cores": policy.floor_cores,
+        "cap_cores": policy.cap_cores if policy.HasField("cap_cores") else None,
+        "mode": policy.mode,
+        "match": [{c.key: c.value for c in matcher.conditions} for matcher in policy.matchers],
+    }
+
+
+def _record(record: control_pb2.PolicyRecord) -> RecordDocument:
+    return {
+        **_policy(record.policy),
+        "version": record.version,
+        "store_revision": record.store_revision,
+        "changed_at": iso_time(record.changed_unix_ns),
+        "changed_unix_ns": record.changed_unix_ns,
+        "changed_by": record.changed_by,
+        "reason": record.reason,
+    }
+
+
+def _host_share(share: control_pb2.HostShare) -> HostShareDocument:
+    return {
+        "host": share.host,
+        "see": share.see,
+        "weight": share.weight,
+        "entitlement_cores": share.entitlement_cores,
+        "demand_cores": share.demand_cores,
+        "consumption_cores": share.consumption_cores,
+        "consumed_total_ns": share.consumed_total_ns,
+        "paused_total_ns": share.paused_total_ns,
+        "processes": share.processes,
+        "problem": share.problem,
+    }
+
+
+def _controller(status: control_pb2.ControllerStatus) -> ControllerDocument:
+    return {
+        "controller_id": status.controller_id,
+        "epoch": status.epoch,
+        "store_revision": status.store_revision,
+        "store_available": status.store_available,
+        "degraded_reason": status.degraded_reason,
+    }
+
+
+def _host(host: control_pb2.HostStatus) -> HostDocument:
+    return {
+        "host": host.host,
+        "connected": host.connected,
+        "capacity_cores": host.capacity_cores,
+        "unclaimed_cores": host.unclaimed_cores,
+        "consumption_cores": host.consumption_cores,
+        "mechanism": host.mechanism,
+        "mechanism_reason": host.mechanism_reason,
+        "agent_version": host.agent_version,
+        "pushed_generation": host.pushed_generation,
+        "applied_generation": host.applied_generation,
+        "last_report_at": iso_time(host.last_report_unix_ns),
+        "last_report_unix_ns": host.last_report_unix_ns,
+        "rms_relative_error_ratio": host.rms_relative_error_ratio,
+        "overhead_ratio": host.overhead_ratio,
+        "sees": host.sees,
+    }
+
+
+def _history_entry(entry: control_pb2.HistoryEntry) -> HistoryEntryDocument:
+    return {
+        "see": entry.see,
+        "changed_at": iso_time(entry.changed_unix_ns),
+        "changed_unix_ns": entry.changed_unix_ns,
+        "changed_by": entry.changed_by,
+        "reason": entry.reason,
+        "old": _policy(entry.old) if entry.HasField("old") else None,
+        "new": _policy(entry.new) if entry.HasField("new") else None,
+        "store_revision": entry.store_revision,
+    }

@@ -1,0 +1,38 @@
+"""``utilctl history``: who changed what, when and why."""
+
+from __future__ import annotations
+
+import click
+
+from utilctl_cli.documents import HistoryDocument
+from utilctl_cli.options import SEE, TracedCommand, controller_options, examples, output_option
+from utilctl_cli.output import emit
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 10_000
+"""Most changes shown at once. Arbitrary; some megabytes of JSON."""
+
+
+@click.command(
+    "history",
+    cls=TracedCommand,
+    epilog=examples("utilctl history", "utilctl history svc=web --limit 5", "utilctl history svc=web -o json"),
+)
+@click.argument("see", metavar="[SERVICE]", type=SEE, required=False)
+@click.option(
+    "--limit", type=click.IntRange(1, MAX_LIMIT), default=DEFAULT_LIMIT, show_default=True, metavar="N",
+    help="Show the newest N changes.",
+)  # fmt: skip
+@output_option
+@controller_options
+def history(see: str | None, limit: int, output: str, controller: tuple[str, ...], timeout_ns: int) -> None:
+    """Show who changed which share, when and why, newest first. Deleted services keep their history."""
+    from utilctl_cli.client import ControllerClient
+
+    emit(ControllerClient(controller, timeout_ns).history(see or "", limit), output, _text)
+
+
+def _text(document: HistoryDocument) -> str:
+    from utilctl_cli import render
+
+    return render.history(document)

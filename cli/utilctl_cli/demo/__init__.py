@@ -1,0 +1,1 @@
+"""``utilctl demo``: a controller, two hosts and three services on one machine, for real."""

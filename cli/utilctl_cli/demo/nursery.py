@@ -1,0 +1,31 @@
+"""``python -S -m utilctl_cli.demo.nursery SERVICE ...``: a process tree that stands for a host in the demo.
+
+Starts one spinning process for each service named, prints their pids, and ends them when it is ended.
+"""
+
+import os
+import signal
+import sys
+
+
+def main(sees: list[str]) -> int:
+    """Returns the exit status."""
+    children: list[int] = []
+
+    def end(_number: int, _frame: object) -> None:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for see in sees:
+        environment = {**os.environ, "UTILCTL_SEE": see}
+        children.append(os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", "while True: pass"], environment))
+        sys.stdout.write(f"{children[-1]}\n")
+    sys.stdout.flush()
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

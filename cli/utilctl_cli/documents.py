@@ -1,0 +1,151 @@
+"""The JSON that ``-o json`` prints: its keys, their units, what null means. Operators' scripts rely on them.
+
+Keys are only ever added. Cores are fractions of one CPU; ``*_ns`` are nanoseconds, ``*_unix_ns`` since 1970;
+``*_at`` are the same instants as ISO 8601 in UTC, null where there was none.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class PolicyDocument(TypedDict):
+    """What was asked for one service. ``cap_cores`` null: no cap. ``match`` empty: what is labelled so."""
+
+    see: str
+    share: float
+    floor_cores: float
+    cap_cores: float | None
+    mode: str
+    match: list[dict[str, str]]
+
+
+class RecordDocument(PolicyDocument):
+    """A stored policy. ``version`` counts the writes to this service from 1."""
+
+    version: int
+    store_revision: int
+    changed_at: str | None
+    changed_unix_ns: int
+    changed_by: str
+    reason: str
+
+
+class HostShareDocument(TypedDict):
+    """One service on one host. ``problem`` empty, or what keeps the agent from enforcing the share."""
+
+    host: str
+    see: str
+    weight: float
+    entitlement_cores: float
+    demand_cores: float
+    consumption_cores: float
+    consumed_total_ns: int
+    paused_total_ns: int
+    processes: int
+    problem: str
+
+
+class ServiceDocument(RecordDocument):
+    """A policy and what comes of it now: fleet-wide totals, then each host. ``hosts`` counts the hosts."""
+
+    entitlement_cores: float
+    demand_cores: float
+    consumption_cores: float
+    consumed_total_ns: int
+    hosts: int
+    per_host: list[HostShareDocument]
+
+
+class ExplainDocument(ServiceDocument):
+    """Why the service gets what it gets. ``lenders`` and ``borrowers`` name services."""
+
+    binding_constraint: str
+    lenders: list[str]
+    borrowers: list[str]
+    decided_at: str | None
+    decided_unix_ns: int
+    trace_id: str
+    sentence: str
+
+
+class ControllerDocument(TypedDict):
+    """The controller that answered. ``degraded_reason``: empty, or why it refuses writes or holds targets."""
+
+    controller_id: str
+    epoch: int
+    store_revision: int
+    store_available: bool
+    degraded_reason: str
+
+
+class HostDocument(TypedDict):
+    """One host as its agent last reported it. ``rms_relative_error_ratio`` 0.01 is 1 %."""
+
+    host: str
+    connected: bool
+    capacity_cores: float
+    unclaimed_cores: float
+    consumption_cores: float
+    mechanism: str
+    mechanism_reason: str
+    agent_version: str
+    pushed_generation: int
+    applied_generation: int
+    last_report_at: str | None
+    last_report_unix_ns: int
+    rms_relative_error_ratio: float
+    overhead_ratio: float
+    sees: int
+
+
+class ServicesDocument(TypedDict):
+    """``utilctl get services``."""
+
+    services: list[ServiceDocument]
+    controller: ControllerDocument
+
+
+class HostsDocument(TypedDict):
+    """``utilctl get hosts``."""
+
+    hosts: list[HostDocument]
+    controller: ControllerDocument
+
+
+class SetShareDocument(TypedDict):
+    """``utilctl set-share``. ``previous`` null: the service is new. ``changed`` false: stored already."""
+
+    see: str
+    changed: bool
+    dry_run: bool
+    trace_id: str
+    record: RecordDocument
+    previous: RecordDocument | None
+
+
+class DeleteDocument(TypedDict):
+    """``utilctl delete``."""
+
+    see: str
+    dry_run: bool
+    previous: RecordDocument
+
+
+class HistoryEntryDocument(TypedDict):
+    """One change. ``old`` null: created; ``new`` null: deleted."""
+
+    see: str
+    changed_at: str | None
+    changed_unix_ns: int
+    changed_by: str
+    reason: str
+    old: PolicyDocument | None
+    new: PolicyDocument | None
+    store_revision: int
+
+
+class HistoryDocument(TypedDict):
+    """``utilctl history``: newest first."""
+
+    entries: list[HistoryEntryDocument]

@@ -1,0 +1,234 @@
+"""Results as text for people: rich tables that fit 80 columns, without colour codes unless on a terminal."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from utilctl_common.quantities import NS_PER_S
+
+from utilctl_cli.documents import (
+    ControllerDocument,
+    ExplainDocument,
+    HistoryDocument,
+    HostDocument,
+    HostsDocument,
+    HostShareDocument,
+    ServiceDocument,
+    ServicesDocument,
+)
+from utilctl_cli.failures import one_line
+from utilctl_cli.wording import cap_words, change_words, match_words, number_words
+
+WIDTH_WHEN_PIPED: Final = 80
+"""Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
+
+MIN_WIDTH: Final = 60
+"""Columns used even where the terminal has fewer: below this the numbers alone do not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A table column. Numbers stand at the right and are never broken; ``flexible`` ones give way."""
+
+    title: str
+    justify: Literal["left", "right"] = "right"
+    flexible: bool = False
+
+
+def _name(title: str) -> Column:
+    return Column(title, "left", flexible=True)
+
+
+def services(document: ServicesDocument) -> str:
+    """``utilctl get services``."""
+    columns = (_name("SERVICE"), Column("SHARE"), Column("FLOOR"), Column("CAP"), Column("ENTITLED"),
+               Column("DEMAND"), Column("USED"), Column("HOSTS"))  # fmt: skip
+    rows = [
+        (s["see"], number_words(s["share"]), number_words(s["floor_cores"]), cap_words(s["cap_cores"]),
+         _cores(s["entitlement_cores"]), _cores(s["demand_cores"]), _cores(s["consumption_cores"]),
+         str(s["hosts"]))
+        for s in document["services"]
+    ]  # fmt: skip
+    empty = "no services yet; give one its share with 'utilctl set-share svc=web 3'"
+    return _text(columns, rows, empty, [*_problems(document["services"]), *_degraded(document["controller"])])
+
+
+def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
+    """``utilctl get hosts``; ``now_unix_ns`` (None: the clock) is what ages are counted from."""
+    now_unix_ns = time.time_ns() if now_unix_ns is None else now_unix_ns
+    columns = (_name("HOST"), Column("STATE", "left"), Column("CORES"), Column("USED"), Column("UNCLAIMED"),
+               Column("SEES"), Column("MECHANISM", "left"), Column("ERROR"), Column("OVERHEAD"))  # fmt: skip
+    rows = [
+        (h["host"], _state(h, now_unix_ns), number_words(h["capacity_cores"]), _cores(h["consumption_cores"]),
+         _cores(h["unclaimed_cores"]), str(h["sees"]), h["mechanism"] or "-",
+         _percent(h["rms_relative_error_ratio"]), _percent(h["overhead_ratio"]))
+        for h in document["hosts"]
+    ]  # fmt: skip
+    notes = [
+        f"{h['host']}: enforces targets {h['applied_generation']}, the newest are {h['pushed_generation']}"
+        for h in document["hosts"]
+        if h["connected"] and h["applied_generation"] < h["pushed_generation"]
+    ]
+    empty = "no host yet; start 'utilctl-agent --host NAME --controller ADDR' on one"
+    return _text(columns, rows, empty, [*notes, *_degraded(document["controller"])])
+
+
+def share(document: ServiceDocument) -> str:
+    """``utilctl get share SEE``."""
+    return _joined([_facts(_service_facts(document)), _per_host(document["per_host"])])
+
+
+def explain(document: ExplainDocument) -> str:
+    """``utilctl explain SEE``: the sentence first, the figures behind it after it."""
+    facts = [
+        *_service_facts(document),
+        ("held by", document["binding_constraint"] or "nothing yet"),
+        ("lends to it", ", ".join(document["lenders"]) or "nobody"),
+        ("borrows from it", ", ".join(document["borrowers"]) or "nobody"),
+        ("decided", document["decided_at"] or "not yet"),
+        ("trace", document["trace_id"] or "none"),
+    ]
+    return _joined([_wrapped(document["sentence"]), _facts(facts), _per_host(document["per_host"])])
+
+
+def history(document: HistoryDocument) -> str:
+    """``utilctl history``."""
+    columns = (Column("WHEN (UTC)", "left"), _name("SERVICE"), _name("WHO"), _name("CHANGE"), _name("REASON"))
+    rows = [
+        ((e["changed_at"] or "")[:19].replace("T", " "), e["see"], e["changed_by"],
+         change_words(e["old"], e["new"]), e["reason"])
+        for e in document["entries"]
+    ]  # fmt: skip
+    return _text(columns, rows, "no change has been made yet", [])
+
+
+def plan(services: Iterable[tuple[str, float, dict[str, float], str]], footer: Sequence[str]) -> str:
+    """``utilctl plan``: name, total and per-host cores, and bottleneck of each service, then ``footer``."""
+    columns = (_name("SERVICE"), Column("CORES"), _name("BY HOST"), _name("BOTTLENECK"))
+    rows = [
+        (
+            name,
+            f"{total:.3f}",
+            ", ".join(f"{host} {cores:.3f}" for host, cores in by_host.items()),
+            bottleneck,
+        )
+        for name, total, by_host, bottleneck in services
+    ]
+    return _text(columns, rows, "the file names no services", footer)
+
+
+def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:
+    changed = f"version {service['version']}, {service['changed_at'] or 'at an unknown time'}"
+    return [
+        ("service", service["see"]),
+        ("share", number_words(service["share"])),
+        ("floor", f"{number_words(service['floor_cores'])} cores"),
+        ("cap", cap_words(service["cap_cores"]) + ("" if service["cap_cores"] is None else " cores")),
+        ("mode", service["mode"]),
+        ("matches", match_words(service["match"])),
+        ("set by", f"{service['changed_by'] or 'unknown'} ({changed})"),
+        *([("reason", service["reason"])] if service["reason"] else []),
+        ("entitled", f"{_cores(service['entitlement_cores'])} cores"),
+        ("demand", f"{_cores(service['demand_cores'])} cores"),
+        ("used", f"{_cores(service['consumption_cores'])} cores"),
+    ]
+
+
+def _per_host(shares: Sequence[HostShareDocument]) -> str:
+    columns = (_name("HOST"), Column("WEIGHT"), Column("ENTITLED"), Column("DEMAND"), Column("USED"),
+               Column("PROCESSES"), Column("PAUSED"))  # fmt: skip
+    rows = [
+        (s["host"], f"{s['weight']:.3g}", _cores(s["entitlement_cores"]), _cores(s["demand_cores"]),
+         _cores(s["consumption_cores"]), str(s["processes"]), f"{s['paused_total_ns'] / NS_PER_S:.1f}s")
+        for s in shares
+    ]  # fmt: skip
+    problems = [f"{s['host']}: {s['problem']}" for s in shares if s["problem"]]
+    return _text(columns, rows, "on no host: no agent reports processes of it", problems)
+
+
+def _problems(documents: Iterable[ServiceDocument]) -> list[str]:
+    return [
+        f"{share['see'] or service['see']} on {share['host']}: {share['problem']}"
+        for service in documents
+        for share in service["per_host"]
+        if share["problem"]
+    ]
+
+
+def _degraded(controller: ControllerDocument) -> list[str]:
+    return [f"controller degraded: {controller['degraded_reason']}"] if controller["degraded_reason"] else []
+
+
+def _cores(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{ratio * 100:.2f}%"
+
+
+def _state(host: HostDocument, now_unix_ns: int) -> str:
+    if host["connected"]:
+        return "up"
+    if host["last_report_unix_ns"] == 0:
+        return "lost"
+    age_s = max(0, now_unix_ns - host["last_report_unix_ns"]) // NS_PER_S
+    for size_s, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if age_s >= size_s:
+            return f"lost {age_s // size_s}{unit}"
+    return f"lost {age_s}s"
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(Text(name, style="bold"), Text(one_line(value)))
+    return _printed(table)
+
+
+def _text(columns: Sequence[Column], rows: Sequence[Sequence[str]], empty: str, notes: Sequence[str]) -> str:
+    """A table and, below it, one paragraph for each note; ``empty`` where there are no rows."""
+    if not rows:
+        return _joined([_wrapped(empty), *map(_wrapped, notes)])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.title, justify=column.justify, no_wrap=not column.flexible,
+            overflow="fold" if column.flexible else "crop",
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    return _joined([_printed(table), "\n".join(map(_wrapped, notes))])
+
+
+def _wrapped(sentence: str) -> str:
+    return _printed(Text(one_line(sentence)))
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _printed(renderable: Table | Text) -> str:
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=sys.stdout is not None and sys.stdout.isatty(),
+        # COLUMNS, then the terminal, then the width of a pipe.
+        width=max(MIN_WIDTH, shutil.get_terminal_size((WIDTH_WHEN_PIPED, 24)).columns),
+        highlight=False,
+        markup=False,
+    )
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")

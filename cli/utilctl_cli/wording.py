@@ -1,0 +1,71 @@
+"""Policies and their changes in words, for tables and the answers to writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from utilctl_common.matchers import matcher_from_mapping
+
+from utilctl_cli.documents import DeleteDocument, PolicyDocument, SetShareDocument
+
+
+def number_words(value: float) -> str:
+    """A number as an operator would type it: ``3``, ``0.5``, ``1000000``."""
+    return f"{value:.10g}"
+
+
+def cap_words(cap_cores: float | None) -> str:
+    """``none``, or the number of cores."""
+    return "none" if cap_cores is None else number_words(cap_cores)
+
+
+def match_words(match: list[dict[str, str]]) -> str:
+    """Matchers as typed after --match, joined by ``or``; ``its label`` for the default ones."""
+    return " or ".join(str(matcher_from_mapping(entry)) for entry in match) or "its label"
+
+
+def _fields(policy: PolicyDocument) -> Mapping[str, str]:
+    return {
+        "share": number_words(policy["share"]),
+        "floor": number_words(policy["floor_cores"]),
+        "cap": cap_words(policy["cap_cores"]),
+        "mode": policy["mode"],
+        "match": match_words(policy["match"]),
+    }
+
+
+_USUAL: Final = {"floor": "0", "cap": "none", "mode": "auto", "match": "its label"}
+
+
+def policy_words(policy: PolicyDocument) -> str:
+    """The share, and whatever is not as usual: ``share 3, cap 2``."""
+    return ", ".join(f"{name} {word}" for name, word in _fields(policy).items() if _USUAL.get(name) != word)
+
+
+def change_words(old: PolicyDocument | None, new: PolicyDocument | None) -> str:
+    """What changed: ``share 1 -> 3, cap none -> 2``; or ``created``, ``deleted``, each with the policy."""
+    if new is None:
+        return "deleted" if old is None else f"deleted: {policy_words(old)}"
+    if old is None:
+        return f"created: {policy_words(new)}"
+    before, after = _fields(old), _fields(new)
+    changes = [f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name]]
+    return ", ".join(changes) or "unchanged"
+
+
+def set_share_words(document: SetShareDocument) -> str:
+    """One sentence on what a write did, or on a dry run would do."""
+    record, previous = document["record"], document["previous"]
+    prefix = "dry run, nothing stored: " if document["dry_run"] else ""
+    if not document["changed"]:
+        return f"{prefix}{document['see']} unchanged: {policy_words(record)} (version {record['version']})"
+    version = "" if document["dry_run"] else f" (version {record['version']})"
+    return f"{prefix}{document['see']} {change_words(previous, record)}{version}"
+
+
+def delete_words(document: DeleteDocument) -> str:
+    """One sentence on what a deletion removed, or on a dry run would remove."""
+    prefix = "dry run, nothing deleted: " if document["dry_run"] else ""
+    previous = document["previous"]
+    return f"{prefix}{document['see']} deleted: {policy_words(previous)} (was version {previous['version']})"

@@ -1,0 +1,180 @@
+"""Which host gives how much: one split among the many with the same totals, balanced and stable.
+
+Every SEE asks every host for the same fraction of its usable demand there, and a contended host scales what it is asked
+by one factor: ``x = demand * min(1, ask[see] * factor[host])``. Among all splits with these totals that is the one
+closest to the demand (in relative entropy), so it is unique, moves little when the input moves little, and has
+no needless zeros. Asks and factors are found by alternating between rows and columns; what is still missing after
+a bounded number of rounds is routed exactly, by a maximum flow on what the rounds left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utilctl_controller.allocation.flow import LargeGraph, ResidualGraph
+from utilctl_controller.allocation.model import AllocationError
+from utilctl_controller.allocation.network import Network
+
+_ROUNDS: Final = 60
+"""Bound on the rounds. Arbitrary; most problems need 10 to 40, those with forced zeros never end by themselves."""
+
+_ENOUGH: Final = 2.0**-44
+"""An SEE's missing part of its total that counts as rounding (6e-14)."""
+
+FloatArray = NDArray[np.float64]
+
+
+def balanced_split(part: Network) -> Any:  # noqa: ANN401 - list[float] or float array, like the network's arcs
+    """Ticks for every arc of ``part``, whose leaves' totals are final. Raises AllocationError if they cannot be met."""
+    if isinstance(part.arc_limit, np.ndarray):
+        return _large(part)
+    return _small(part)
+
+
+def _small(part: Network) -> list[float]:
+    arcs = list(zip(part.arc_leaf, part.arc_host, part.arc_limit, strict=True))
+    wanted = [0] * len(part.node)
+    for leaf, _, limit in arcs:
+        wanted[leaf] += limit
+    goal = part.lower
+    ask = [min(1.0, goal[leaf] / total) if total else 0.0 for leaf, total in enumerate(wanted)]
+    factor = [1.0] * len(part.host)
+    grant: list[float] = []
+    for _ in range(_ROUNDS):
+        rate = [ask[leaf] * factor[host] for leaf, host, _ in arcs]
+        open_sum, full_sum, ask_sum = _sums(arcs, rate, 1, len(part.host), ask)
+        for host, room in enumerate(part.capacity):
+            if open_sum[host] + full_sum[host] > room or factor[host] < 1.0:
+                base = open_sum[host] / factor[host] if factor[host] > 0.0 else 0.0
+                tangent = (room - full_sum[host]) / base if base > 0.0 else 0.0
+                floor = room / ask_sum[host] if ask_sum[host] > 0.0 else 1.0
+                factor[host] = min(1.0, max(tangent, floor))
+        rate = [ask[leaf] * factor[host] for leaf, host, _ in arcs]
+        grant = [limit * value if value < 1.0 else limit for (_, _, limit), value in zip(arcs, rate, strict=True)]
+        open_sum, full_sum, _ = _sums(arcs, rate, 0, len(part.node), ask)
+        missing = False
+        for leaf, total in enumerate(open_sum):
+            got = total + full_sum[leaf]
+            if abs(goal[leaf] - got) > _ENOUGH * goal[leaf] and wanted[leaf]:
+                missing = True
+                if total > 0.0:
+                    ask[leaf] *= (goal[leaf] - full_sum[leaf]) / total
+        if not missing:
+            return grant
+    return _route_rest_small(part, arcs, grant)
+
+
+def _sums(
+    arcs: list[tuple[int, int, int]], rate: list[float], end: int, size: int, ask: list[float]
+) -> tuple[list[float], list[float], list[float]]:
+    """By leaf (end 0) or host (end 1): what flows on arcs that are not full, on full ones, and what is asked."""
+    open_sum, full_sum, ask_sum = [0.0] * size, [0.0] * size, [0.0] * size
+    for arc, value in zip(arcs, rate, strict=True):
+        if value < 1.0:
+            open_sum[arc[end]] += arc[2] * value
+        else:
+            full_sum[arc[end]] += arc[2]
+        ask_sum[arc[end]] += arc[2] * ask[arc[0]]
+    return open_sum, full_sum, ask_sum
+
+
+def _route_rest_small(part: Network, arcs: list[tuple[int, int, int]], grant: list[float]) -> list[float]:
+    nodes, hosts = len(part.node), len(part.host)
+    got, used = [0.0] * nodes, [0.0] * hosts
+    for (leaf, _, _), amount in zip(arcs, grant, strict=True):
+        got[leaf] += amount
+    shrink = [min(1.0, part.lower[leaf] / amount) if amount else 0.0 for leaf, amount in enumerate(got)]
+    start = [amount * shrink[leaf] for (leaf, _, _), amount in zip(arcs, grant, strict=True)]
+    for (_, host, _), amount in zip(arcs, start, strict=True):
+        used[host] += amount
+    fit = [min(1.0, room / amount) if amount else 0.0 for room, amount in zip(part.capacity, used, strict=True)]
+    moved = [int(amount * fit[host]) for (_, host, _), amount in zip(arcs, start, strict=True)]
+    graph = ResidualGraph(nodes + hosts + 2)
+    source, sink = nodes + hosts, nodes + hosts + 1
+    missing, room = list(part.lower), list(part.capacity)
+    ids: list[int] = []
+    has_arcs = [False] * nodes
+    for (leaf, host, limit), amount in zip(arcs, moved, strict=True):
+        missing[leaf] -= amount
+        room[host] -= amount
+        has_arcs[leaf] = True
+        ids.append(graph.add(leaf, nodes + host, limit - amount, amount))
+    total = 0
+    for leaf, amount in enumerate(missing):
+        if has_arcs[leaf] and amount > 0:
+            graph.add(source, leaf, amount)
+            total += amount
+    for host, amount in enumerate(room):
+        graph.add(nodes + host, sink, max(0, amount))
+    _require(total - graph.augment(source, sink), part)
+    return [float(limit - graph.left[arc]) for (_, _, limit), arc in zip(arcs, ids, strict=True)]
+
+
+def _large(part: Network) -> FloatArray:
+    leaf, host = np.asarray(part.arc_leaf), np.asarray(part.arc_host)
+    limit = np.asarray(part.arc_limit, dtype=np.float64)
+    nodes, hosts = len(part.node), len(part.host)
+    goal, room = np.asarray(part.lower, dtype=np.float64), np.asarray(part.capacity, dtype=np.float64)
+    wanted = np.bincount(leaf, limit, nodes)
+    goal[wanted == 0.0] = 0.0
+    ask = np.minimum(1.0, np.divide(goal, wanted, out=np.zeros(nodes), where=wanted > 0.0))
+    factor = np.ones(hosts)
+    grant = limit
+    for _ in range(_ROUNDS):
+        asked = limit * ask[leaf]
+        amount = asked * factor[host]
+        is_open = amount < limit
+        opened = np.where(is_open, asked, 0.0)
+        base = np.bincount(host, opened, hosts)
+        full = np.bincount(host, np.where(is_open, 0.0, limit), hosts)
+        tangent = np.divide(room - full, base, out=np.zeros(hosts), where=base > 0.0)
+        total = np.bincount(host, asked, hosts)
+        floor = np.divide(room, total, out=np.ones(hosts), where=total > 0.0)
+        tight = (base * factor + full > room) | (factor < 1.0)
+        factor = np.where(tight, np.minimum(1.0, np.maximum(tangent, floor)), factor)
+        amount = asked * factor[host]
+        is_open = amount < limit
+        grant = np.minimum(amount, limit)
+        open_sum = np.bincount(leaf, np.where(is_open, amount, 0.0), nodes)
+        full_sum = np.bincount(leaf, np.where(is_open, 0.0, limit), nodes)
+        if (np.abs(goal - open_sum - full_sum) <= _ENOUGH * goal).all():
+            return grant
+        ask = ask * np.divide(goal - full_sum, open_sum, out=np.ones(nodes), where=open_sum > 0.0)
+    return _route_rest_large(part, grant)
+
+
+def _route_rest_large(part: Network, grant: FloatArray) -> FloatArray:
+    leaf, host, limit = (np.asarray(array) for array in (part.arc_leaf, part.arc_host, part.arc_limit))
+    nodes, hosts = len(part.node), len(part.host)
+    goal, room = np.asarray(part.lower, dtype=np.int64), np.asarray(part.capacity, dtype=np.int64)
+    got = np.bincount(leaf, grant, nodes)
+    shrink = np.minimum(1.0, np.divide(goal, got, out=np.zeros(nodes), where=got > 0.0))
+    grant = grant * shrink[leaf]
+    used = np.bincount(host, grant, hosts)
+    fit = np.minimum(1.0, np.divide(room, used, out=np.zeros(hosts), where=used > 0.0))
+    moved = (grant * fit[host]).astype(np.int64)
+    sums = np.zeros(nodes, dtype=np.int64)
+    np.add.at(sums, leaf, moved)
+    missing = np.where(np.bincount(leaf, minlength=nodes) > 0, goal - sums, 0)
+    taken = np.zeros(hosts, dtype=np.int64)
+    np.add.at(taken, host, moved)
+    short = np.flatnonzero(missing > 0)
+    source, sink = nodes + hosts, nodes + hosts + 1
+    tail = np.concatenate((leaf, nodes + np.arange(hosts), np.full(len(short), source)))
+    head = np.concatenate((nodes + host, np.full(hosts, sink), short))
+    forward = np.concatenate((limit - moved, np.maximum(0, room - taken), missing[short]))
+    backward = np.concatenate((moved, taken, np.zeros(len(short), dtype=np.int64)))
+    total = int(missing[short].sum())
+    pushed, _ = LargeGraph(nodes + hosts + 2, tail, head).augment(forward, backward, source, sink, total)
+    _require(total - pushed, part)
+    return (limit - forward[: len(leaf)]).astype(np.float64)
+
+
+def _require(shortfall: int, part: Network) -> None:
+    if shortfall > 4 * (len(part.node) + len(part.host)):  # more than rounding down can explain
+        raise AllocationError(
+            f"the fair totals cannot be placed on the hosts: {shortfall} ticks are left", hint="report this problem's input"
+        )

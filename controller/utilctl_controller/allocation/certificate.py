@@ -1,0 +1,148 @@
+"""The proof that an allocation is max-min fair: nobody short can gain unless somebody no better off loses.
+
+Built from the residual graph of the allocation: an edge from leaf to host where the leaf could take more there, from host
+to leaf where it could give some up, from host to the pool of idle cores where there are some, and along the tree both
+ways within caps and guarantees. A node can gain exactly if, coming from its parent, one can walk back to its parent.
+Fairness forbids that walk to pass (backwards, as a loss) through anybody whose level is no higher. The check closes
+those edges, lowest level first, and asks whether the node and its parent are still strongly connected.
+
+Knows nothing of how the allocation was found; works on the floats that were returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from utilctl_controller.allocation.components import components
+from utilctl_controller.allocation.instance import Instance
+
+TOLERANCE: Final = 1e-9
+"""Cores, and relative to the larger amount, that count as rounding."""
+
+
+def allowance(*amounts: float) -> float:
+    """The difference in cores between two amounts that counts as rounding."""
+    return TOLERANCE * max(1.0, *amounts)
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """One question of fairness among tree nodes. Lists are by node, in cores.
+
+    ``short`` are the nodes that want more. A node's level is ``total / weight``, infinite without weight.
+    ``compares[n]`` says whether n's loss has to be justified by its level; nodes that do not compare may lose what
+    exceeds ``protected``. ``movable[n]`` is False where the total is settled and may not change at all.
+    """
+
+    short: list[int]
+    weight: list[float]
+    compares: list[bool]
+    protected: list[float]
+    movable: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The edges of the residual graph that do not depend on the contest. Vertices: nodes, hosts, idle pool, source."""
+
+    instance: Instance
+    totals: list[float]
+    upper: list[float]
+    tail: list[int] = field(default_factory=list)
+    head: list[int] = field(default_factory=list)
+
+    @property
+    def source(self) -> int:
+        """The vertex above the roots of the tree; the parent of top-level nodes."""
+        return len(self.totals) + len(self.instance.hosts) + 1
+
+    def above(self, node: int) -> int:
+        """The vertex of the node's parent."""
+        parent = self.instance.parent[node]
+        return parent if parent >= 0 else self.source
+
+
+def residual_of(instance: Instance, granted: Sequence[float], totals: list[float], upper: list[float]) -> Residual:
+    """The residual graph of an allocation that grants these cores on every arc."""
+    nodes, unit = len(totals), instance.ticks_per_core
+    pool = nodes + len(instance.hosts)
+    tail, head = [pool], [pool + 1]
+    used = [0.0] * len(instance.hosts)
+    for leaf, host, limit, amount in zip(
+        instance.arc_leaf, instance.arc_host, instance.arc_demand, granted, strict=True
+    ):
+        used[host] += amount
+        usable = limit / unit
+        margin = TOLERANCE * usable if usable > 1.0 else TOLERANCE
+        if amount < usable - margin:
+            tail.append(leaf)
+            head.append(nodes + host)
+        if amount > margin:
+            tail.append(nodes + host)
+            head.append(leaf)
+    for host, amount in enumerate(used):
+        capacity = instance.capacity[host] / unit
+        if amount < capacity - allowance(capacity):
+            tail.append(nodes + host)
+            head.append(pool)
+        if amount > allowance(capacity):
+            tail.append(pool)
+            head.append(nodes + host)
+    return Residual(instance, totals, upper, tail, head)
+
+
+def unfair(residual: Residual, contest: Contest) -> list[int]:
+    """The ``short`` nodes that could gain with only better-off nodes losing. Empty: proven fair."""
+    totals = residual.totals
+    low_level, high_level = _levels(residual, contest)
+    can_lose = [
+        movable and total > allowance(total) and (compares or total > protected + allowance(total))
+        for total, protected, movable, compares in zip(
+            totals, contest.protected, contest.movable, contest.compares, strict=True
+        )
+    ]
+    for node, compares in enumerate(contest.compares):
+        if compares and totals[node] <= contest.protected[node] + allowance(totals[node]):
+            can_lose[node] = False
+    can_gain = [
+        movable and total < most - allowance(most)
+        for total, most, movable in zip(totals, residual.upper, contest.movable, strict=True)
+    ]
+    pending = {node for node in contest.short if can_gain[node]}
+    guilty: list[int] = []
+    while pending:
+        tail, head = list(residual.tail), list(residual.head)
+        for node in range(len(totals)):
+            above = residual.above(node)
+            if can_gain[node]:
+                tail.append(above)
+                head.append(node)
+            if can_lose[node]:
+                tail.append(node)
+                head.append(above)
+        label = components(residual.source + 1, tail, head)
+        pending = {node for node in pending if label[node] == label[residual.above(node)]}
+        lowest: dict[int, float] = {}
+        for node in pending:
+            lowest[label[node]] = min(lowest.get(label[node], high_level[node]), high_level[node])
+        closed = set[int]()
+        for node, open_edge in enumerate(can_lose):
+            if open_edge and contest.compares[node] and low_level[node] <= lowest.get(label[node], -1.0):
+                can_lose[node] = False
+                closed.add(label[node])
+        proven = {node for node in pending if high_level[node] <= lowest[label[node]] and label[node] not in closed}
+        guilty += sorted(proven)
+        pending -= proven
+    return guilty
+
+
+def _levels(residual: Residual, contest: Contest) -> tuple[list[float], list[float]]:
+    """Every node's level, once with its total rounded down by the tolerance and once up."""
+    low, high = list[float](), list[float]()
+    for total, weight in zip(residual.totals, contest.weight, strict=True):
+        margin = allowance(total)
+        low.append((total - margin) / weight if weight > 0.0 else float("inf"))
+        high.append((total + margin) / weight if weight > 0.0 else float("inf"))
+    return low, high

@@ -1,0 +1,198 @@
+"""An AllocationProblem checked and compiled: a tree of nodes, arcs from leaves to hosts, amounts in integer ticks.
+
+A tick is a power of two of a core, as small as the fleet's size allows (2**-51 for one core, about 2**-34 for
+100,000 cores), so that every sum stays below 2**52: exact as integer and as float. Inputs are rounded down to ticks.
+
+Nodes are sorted by path, hosts and arcs by name, so that nothing depends on the order of the input. A listed parent
+with demand of its own gets an extra child for it, with share 1: the share of processes nobody classified further.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from utilctl_common.errors import UsageError
+from utilctl_controller.allocation.model import AllocationMode, AllocationProblem, SeeClaim
+
+OWN_DEMAND_SHARE: Final = 1.0
+"""Share of a parent's own demand among its children; the default share of an SEE that is not listed."""
+
+_TICK_BITS: Final = 52
+_MAX_FLEET_CORES: Final = 2.0**40
+_MODES: Final = ("fleet", "fleet-with-floor", "host")
+_INFINITY: Final = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The compiled problem. Node ids: parents before children. Amounts in ticks unless the name says otherwise.
+
+    ``demand`` is what a node could use at most (of its subtree, every arc within its host's capacity), ``upper`` the
+    same within caps and the fleet's size, ``floor`` the policy floor limited to demand within caps. Leaves' arcs are contiguous:
+    those of leaf ``i`` are ``arc_start[i]`` up to ``arc_start[i + 1]`` (empty for inner nodes).
+    """
+
+    mode: AllocationMode
+    ticks_per_core: float
+    hosts: tuple[str, ...]
+    capacity: list[int]
+    path: list[str]
+    parent: list[int]
+    children: list[list[int]]
+    depth: list[int]
+    listed: list[bool]
+    share: list[float]
+    floor: list[int]
+    cap: list[int | None]
+    demand: list[int]
+    upper: list[int]
+    arc_start: list[int]
+    arc_leaf: list[int]
+    arc_host: list[int]
+    arc_demand: list[int]
+
+    @property
+    def levels(self) -> int:
+        """Depth of the tree: 1 when no SEE has children."""
+        return max(self.depth, default=0)
+
+
+def compile_problem(problem: AllocationProblem) -> Instance:
+    """Check and compile ``problem``. Raises UsageError naming the offending host or SEE and field."""
+    if problem.mode not in _MODES:
+        raise UsageError(f"unknown mode {problem.mode!r}", hint=f"use one of {', '.join(_MODES)}")
+    host_cores = _checked_hosts(problem)
+    total_cores = sum(host_cores.values())
+    if total_cores >= _MAX_FLEET_CORES:
+        raise UsageError(f"the hosts have {total_cores:g} cores together", hint="check their capacities")
+    ticks_per_core = 2.0 ** min(_TICK_BITS, _TICK_BITS - math.frexp(total_cores)[1])
+    host_index = {name: position for position, name in enumerate(host_cores)}
+    capacity = [int(cores * ticks_per_core) for cores in host_cores.values()]
+    claims = _checked_claims(problem)
+
+    path, parent, children, depth = _tree(claims)
+    fleet = sum(capacity)
+    claim_of = [claims.get(name) for name in path]
+    share = [claim.share if claim else 1.0 for claim in claim_of]
+    floor = [int(claim.floor_cores * ticks_per_core) if claim else 0 for claim in claim_of]
+    cap = [
+        None if claim is None or claim.cap_cores is None else int(claim.cap_cores * ticks_per_core)
+        for claim in claim_of
+    ]
+    listed = [claim is not None for claim in claim_of]
+    arc_start, arc_leaf, arc_host, arc_demand = [0], list[int](), list[int](), list[int]()
+    source = list(claim_of)
+    for node in range(len(path)):
+        if children[node] and (claim := claim_of[node]) and any(claim.demand_cores.values()):
+            children[node].append(len(parent))
+            parent.append(node)
+            depth.append(depth[node] + 1)
+            source.append(claim)
+    extra = len(parent) - len(path)
+    path += [path[parent[node]] for node in range(len(path), len(parent))]
+    children += [[] for _ in range(extra)]
+    share += [OWN_DEMAND_SHARE] * extra
+    floor += [0] * extra
+    cap += [None] * extra
+    listed += [False] * extra
+    for node, claim in enumerate(source):
+        if not children[node] and claim is not None and claim.demand_cores:
+            hosts, demands = _arcs_of(claim, host_index, capacity, ticks_per_core)
+            arc_host += hosts
+            arc_demand += demands
+            arc_leaf += [node] * len(hosts)
+        elif claim is not None and claim.demand_cores:
+            _arcs_of(claim, host_index, capacity, ticks_per_core)
+        arc_start.append(len(arc_host))
+
+    demand = [sum(arc_demand[arc_start[node] : arc_start[node + 1]]) for node in range(len(parent))]
+    upper = list(demand)
+    for node in range(len(parent) - 1, -1, -1):
+        if children[node]:
+            demand[node] = sum(demand[child] for child in children[node])
+            upper[node] = sum(upper[child] for child in children[node])
+        if (limit := cap[node]) is not None:
+            upper[node] = min(upper[node], limit)
+        floor[node] = min(floor[node], upper[node])
+    upper = [min(most, fleet) for most in upper]
+    return Instance(
+        problem.mode, ticks_per_core, tuple(host_cores), capacity, path, parent, children, depth, listed,
+        share, floor, cap, demand, upper, arc_start, arc_leaf, arc_host, arc_demand,
+    )  # fmt: skip
+
+
+def _checked_hosts(problem: AllocationProblem) -> dict[str, float]:
+    cores: dict[str, float] = {}
+    for host in sorted(problem.hosts, key=lambda host: host.name):
+        if not host.name:
+            raise UsageError("a host has an empty name", hint="name every host")
+        if host.name in cores:
+            raise UsageError(f"host {host.name} is listed twice", hint="list every host once")
+        _check(host.capacity_cores, f"capacity of host {host.name}")
+        cores[host.name] = host.capacity_cores
+    return cores
+
+
+def _checked_claims(problem: AllocationProblem) -> dict[str, SeeClaim]:
+    claims: dict[str, SeeClaim] = {}
+    for see in problem.sees:
+        if not all(see.name.split("/")):
+            raise UsageError(f"service name {see.name!r} has an empty part", hint="write for example svc=web/class=gold")
+        if see.name in claims:
+            raise UsageError(f"service {see.name} is listed twice", hint="list every service once")
+        if not 0.0 < see.share < _INFINITY:
+            raise UsageError(f"share {see.share} of {see.name} is not a positive number", hint="use for example 3")
+        _check(see.floor_cores, f"floor of {see.name}")
+        if see.cap_cores is not None:
+            _check(see.cap_cores, f"cap of {see.name}")
+            if see.floor_cores > see.cap_cores:
+                raise UsageError(
+                    f"floor {see.floor_cores:g} of {see.name} is above its cap {see.cap_cores:g}",
+                    hint="lower the floor or raise the cap",
+                )
+        claims[see.name] = see
+    return claims
+
+
+def _check(cores: float, what: str) -> None:
+    if not 0.0 <= cores < _INFINITY:  # also false for NaN
+        raise UsageError(f"{what} is {cores}, not a number of cores", hint="use for example 0.5 or 2")
+
+
+def _tree(claims: dict[str, SeeClaim]) -> tuple[list[str], list[int], list[list[int]], list[int]]:
+    """Every listed SEE and every ancestor, sorted by path: names, parents (-1: top), children, depths from 1."""
+    parts = {tuple(name.split("/")) for name in claims}
+    for name in tuple(parts):
+        parts.update(name[:length] for length in range(1, len(name)))
+    ordered = sorted(parts)
+    index = {name: node for node, name in enumerate(ordered)}
+    parent = [index[name[:-1]] if len(name) > 1 else -1 for name in ordered]
+    children: list[list[int]] = [[] for _ in ordered]
+    for node, above in enumerate(parent):
+        if above >= 0:
+            children[above].append(node)
+    return ["/".join(name) for name in ordered], parent, children, [len(name) for name in ordered]
+
+
+def _arcs_of(
+    claim: SeeClaim, host_index: dict[str, int], capacity: list[int], ticks_per_core: float
+) -> tuple[list[int], list[int]]:
+    """Host ids, ascending, and usable demand (at most the host's capacity) of one SEE; hosts without demand are left out."""
+    entries = [(host_index.get(host, -1), cores) for host, cores in claim.demand_cores.items()]
+    entries.sort()
+    if entries[0][0] < 0:
+        unknown = min(host for host in claim.demand_cores if host not in host_index)
+        raise UsageError(f"demand of {claim.name} names host {unknown}, which is not listed", hint="add the host")
+    if not all([0.0 <= cores < _INFINITY for _, cores in entries]):
+        for host in sorted(claim.demand_cores):
+            _check(claim.demand_cores[host], f"demand of {claim.name} on host {host}")
+    hosts, demands = list[int](), list[int]()
+    for host, cores in entries:
+        room = capacity[host]
+        wanted = cores * ticks_per_core
+        if wanted > 0.0:
+            hosts.append(host)
+            demands.append(int(wanted) if wanted < room else room)
+    return hosts, demands

@@ -1,0 +1,240 @@
+"""The fair totals: raise the level of all SEEs together, freeze those that a tight cut holds, go on with the rest.
+
+An SEE's *level* is its total divided by its weight. At level L everyone in question is to get
+``max(lower, min(upper, L * weight))``; the largest L at which all of that can flow at once is where a cut becomes
+tight, and the SEEs that feed that cut can never get more without a worse-off one getting less: they are final.
+
+Top-level SEEs are sources of the flow network, so what they can get together is a polymatroid, and there a violated cut
+at *any* trial level separates those whose final level is below it from the others (the decomposition algorithm of
+Fujishige and Groenevelt): `settle_top` divides and conquers with one flow a division. Below the top the parents' totals
+are fixed, siblings and cousins meet on hosts, and only the first tight cut is certain: `settle_below` finds it by
+Newton's method on cuts (each violated cut gives the level at which it would be tight; levels fall until no cut is
+violated), freezes, splits, repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from utilctl_controller.allocation.flow import Cut
+from utilctl_controller.allocation.model import AllocationError
+from utilctl_controller.allocation.network import FixArc, Network
+
+@dataclass(frozen=True, slots=True)
+class Riser:
+    """A node whose level rises: it gets ``max(low, min(high, weight * level - granted))`` ticks here."""
+
+    node: int
+    weight: float
+    granted: int
+    low: int
+    high: int
+    ceiling: float = math.inf
+    """The level above which it cannot rise because its parent's total is used up."""
+
+    def amount_at(self, level: float) -> int:
+        """Ticks at ``level``, rounded down."""
+        reached = self.weight * min(level, self.ceiling) - self.granted
+        return self.high if reached >= self.high else max(self.low, int(reached))
+
+
+def level_for(risers: Sequence[Riser], amount: int) -> float:
+    """The largest level at which ``risers`` together get no more than ``amount``; infinity if they never get more.
+
+    They may get more than ``amount`` at any level when their lower bounds alone exceed it; the level is then 0.
+    """
+    events: list[tuple[float, float]] = []
+    total = 0.0
+    for riser in risers:
+        total += riser.low
+        start = (riser.low + riser.granted) / riser.weight
+        end = min((riser.high + riser.granted) / riser.weight, riser.ceiling)
+        if end > start:
+            events.append((start, riser.weight))
+            events.append((end, -riser.weight))
+    events.sort()
+    slope, at, level = 0.0, 0.0, math.inf
+    for position, change in events:
+        if slope > 0.0 and total + slope * (position - at) > amount:
+            level = at + max(0.0, amount - total) / slope
+            break
+        total += slope * (position - at)
+        at = position
+        slope += change
+    if level == math.inf:
+        if sum(riser.amount_at(level) for riser in risers) <= amount:
+            return level
+        level = at
+    # Floats may be off by an ulp or two; integer amounts decide.
+    step = 2.0**-53
+    while level > 0.0 and sum(riser.amount_at(level) for riser in risers) > amount:
+        level *= 1.0 - step
+        step *= 2.0
+        if step >= 1.0:
+            return 0.0
+    return level
+
+
+def settle_top(network: Network, weight: Sequence[float], fix_arc: FixArc) -> list[Network]:
+    """Final totals for the roots of ``network``: their lower and upper bounds are made equal to it.
+
+    ``weight`` is by instance node. Returns the networks that tight cuts leave.
+    """
+    pending, done = [network], list[Network]()
+    while pending:
+        part = pending.pop()
+        risers = [
+            Riser(node, weight[part.node[node]], part.granted[node], part.lower[node], part.upper[node])
+            for node, above in enumerate(part.parent)
+            if above < 0 and part.lower[node] < part.upper[node]
+        ]
+        if not risers:
+            done.append(part)
+            continue
+        fixed = sum(
+            low
+            for low, high, above in zip(part.lower, part.upper, part.parent, strict=True)
+            if above < 0 and low == high
+        )
+        level = level_for(risers, part.reach() - fixed)
+        amounts = list(part.lower)
+        for riser in risers:
+            amounts[riser.node] = riser.amount_at(level)
+        low, high = part.bounds(amounts)
+        cut = part.min_cut(low, high)
+        if cut is None or not any(cut.nodes[riser.node] and amounts[riser.node] > riser.low for riser in risers):
+            _tolerate(cut, part)
+            for riser in risers:
+                part.lower[riser.node] = part.upper[riser.node] = amounts[riser.node]
+            done.append(part)
+            continue
+        pending += part.split(cut, (low, high), fix_arc, fix_roots=False)
+    return done
+
+
+def settle_below(
+    network: Network,
+    weight: Sequence[float],
+    members: Sequence[bool],
+    fix_arc: FixArc,
+    *,
+    top_level: float = math.inf,
+    shared_totals: bool = True,
+) -> list[Network]:
+    """Final totals for the nodes in ``members`` (by instance node), up to ``top_level``, raising their lower bounds.
+
+    With ``shared_totals`` their parents' totals are fixed (lower bound equals upper bound) and are used up, and the
+    members' upper bounds end up equal to their lower bounds. Without, only lower bounds are settled: that is how
+    floors that cannot all be met are scaled down.
+    """
+    pending, done = [network], list[Network]()
+    frozen: set[int] = set()
+    while pending:
+        part = pending.pop()
+        risers = _risers(part, weight, members, frozen, shared_totals=shared_totals)
+        if not risers:
+            done.append(part)
+            continue
+        level, last_cut = top_level, None
+        while True:
+            amounts = list(part.lower)
+            for riser in risers:
+                amounts[riser.node] = max(amounts[riser.node], riser.amount_at(level))
+            low, high = part.bounds(amounts)
+            found = _violation(part, amounts, low, high)
+            if found is None:
+                break
+            holders, shortfall, cut = found
+            held = [riser for riser in risers if riser.node in holders]
+            if not held or shortfall <= _slack(part):
+                if cut is not None:
+                    _tolerate(cut, part)
+                break
+            reached = sum(riser.amount_at(level) for riser in held)
+            level, last_cut = level_for(held, reached - shortfall), (held, cut)
+        held, cut = last_cut or (risers, None)
+        for riser in held:
+            part.lower[riser.node] = amounts[riser.node]
+            if shared_totals:
+                part.upper[riser.node] = amounts[riser.node]
+            frozen.add(part.node[riser.node])
+        if cut is None:
+            pending.append(part)
+        else:
+            pending += part.split(cut, part.bounds(part.lower), fix_arc, fix_roots=True)
+    return done
+
+
+def _risers(
+    part: Network, weight: Sequence[float], members: Sequence[bool], frozen: set[int], *, shared_totals: bool
+) -> list[Riser]:
+    risers = [
+        Riser(node, weight[origin], part.granted[node], part.lower[node], part.upper[node])
+        for node, origin in enumerate(part.node)
+        if members[origin] and origin not in frozen and part.lower[node] < part.upper[node] and weight[origin] > 0
+    ]
+    if not shared_totals:
+        return risers
+    groups: dict[int, list[Riser]] = {}
+    left = {node: high for node, high in enumerate(part.upper)}
+    active = {riser.node for riser in risers}
+    for node, above in enumerate(part.parent):
+        if above >= 0 and node not in active:
+            left[above] -= part.lower[node]
+    for riser in risers:
+        groups.setdefault(part.parent[riser.node], []).append(riser)
+    limited: list[Riser] = []
+    for above, group in groups.items():
+        ceiling = level_for(group, left[above]) if above >= 0 else math.inf
+        limited += [
+            Riser(riser.node, riser.weight, riser.granted, riser.low, riser.high, ceiling) for riser in group
+        ]
+    return limited
+
+
+def _violation(
+    part: Network, amounts: list[int], low: list[int], high: list[int]
+) -> tuple[set[int], int, Cut | None] | None:
+    """What forbids granting ``amounts``: the nodes whose requirements add up to too much, by how much, and the cut.
+
+    The cut is None where a cap, not capacity, is exceeded.
+    """
+    children = part.children()
+    for node, (need, most) in enumerate(zip(low, high, strict=True)):
+        if need > most:
+            return _required(node, amounts, low, children, below=True), need - most, None
+    cut = part.min_cut(low, high)
+    if cut is None:
+        return None
+    holders: set[int] = set()
+    for node, above in enumerate(part.parent):
+        if cut.nodes[node] and (above < 0 or not cut.nodes[above]):
+            holders |= _required(node, amounts, low, children, below=False)
+    return holders, cut.shortfall, cut
+
+
+def _required(
+    node: int, amounts: list[int], low: list[int], children: list[list[int]], *, below: bool
+) -> set[int]:
+    """The nodes at or under ``node`` whose own amounts make up its lower bound."""
+    if not below and (not children[node] or amounts[node] >= low[node]):
+        return {node}
+    result: set[int] = set()
+    for child in children[node]:
+        result |= _required(child, amounts, low, children, below=False)
+    return result
+
+
+def _slack(part: Network) -> int:
+    """Ticks that rounding down may have lost: one for every node and host."""
+    return len(part.node) + len(part.host)
+
+
+def _tolerate(cut: Cut | None, part: Network) -> None:
+    """Amounts already final are infeasible by rounding only; anything more is a mistake that must not pass."""
+    if cut is not None and cut.shortfall > _slack(part):
+        raise AllocationError(
+            f"the fair levels contradict each other by {cut.shortfall} ticks", hint="report this problem's input"
+        )

@@ -1,0 +1,156 @@
+"""``allocate``: from claims to a verified allocation.
+
+Steps: compile to integers; settle what is guaranteed (policy floors, then static totals in ``fleet-with-floor``); settle
+fair totals depth by depth, top level first; place the leaves' totals on hosts in a balanced way; verify.
+
+Below the top, a child's level is its total relative to its fair part of its parent's entitlement, that is
+``X / (X_parent * share / sum of its siblings' shares)``, idle siblings not counted. Within one parent that is ``X / share``;
+the scale matters only where children of different parents have to be weighed against each other on a contended host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from utilctl_controller.allocation.balance import balanced_split
+from utilctl_controller.allocation.instance import Instance, compile_problem
+from utilctl_controller.allocation.levels import settle_below, settle_top
+from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem
+from utilctl_controller.allocation.network import Network, whole_fleet
+from utilctl_controller.allocation.report import describe
+from utilctl_controller.allocation.static import static_grants
+from utilctl_controller.allocation.verify import verify_compiled
+
+
+def allocate(problem: AllocationProblem) -> Allocation:
+    """The exact allocation of ``problem``: the same for any order of its hosts and SEEs, and from run to run.
+
+    Raises UsageError for bad input, naming the host or SEE and the field, and AllocationError when the result
+    does not pass `verify`, which would be a defect of this package: nothing unverified is ever returned.
+    """
+    instance = compile_problem(problem)
+    notes: list[str] = []
+    granted = static_grants(instance) if problem.mode == "host" else _fleet_grants(instance, notes)
+    cores = _in_cores(instance, granted)
+    allocation = describe(problem, instance, cores, notes)
+    violations = verify_compiled(problem, instance, allocation)
+    if violations:
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        raise AllocationError(
+            f"the computed allocation is not right: {violations[0]}{more}",
+            hint="targets stay as they are; report this problem's input",
+        )
+    return allocation
+
+
+def _in_cores(instance: Instance, granted: Any) -> list[float]:  # noqa: ANN401 - list or array of ticks
+    if isinstance(granted, np.ndarray):
+        result: list[float] = (granted / instance.ticks_per_core).tolist()
+        return result
+    return [amount / instance.ticks_per_core for amount in granted]
+
+
+def _fleet_grants(instance: Instance, notes: list[str]) -> Any:  # noqa: ANN401 - list or array of ticks
+    lower = guaranteed(instance, notes)
+    granted: Any = [0.0] * len(instance.arc_leaf)
+    network = whole_fleet(instance, lower)
+    demand: Any = instance.arc_demand
+    if isinstance(network.arc_limit, np.ndarray):
+        granted, demand = np.array(granted), np.array(demand, dtype=np.float64)
+
+    def fill(arcs: Any) -> None:  # noqa: ANN401 - list or array of arc ids
+        if isinstance(granted, np.ndarray):
+            granted[arcs] = demand[arcs]
+        else:
+            for arc in arcs:
+                granted[arc] = demand[arc]
+
+    weight = list(instance.share)
+    parts = settle_top(network, weight, fill)
+    for depth in range(2, instance.levels + 1):
+        _weigh_children(instance, parts, depth, weight)
+        members = [node_depth == depth for node_depth in instance.depth]
+        parts = [piece for part in parts for piece in settle_below(part, weight, members, fill)]
+    for part in parts:
+        if len(part.arc_id) == 0:
+            continue
+        split = balanced_split(part)
+        if isinstance(granted, np.ndarray):
+            granted[np.asarray(part.arc_id)] = split
+        else:
+            for arc, amount in zip(part.arc_id, split, strict=True):
+                granted[arc] = amount
+    return granted
+
+
+def _weigh_children(instance: Instance, parts: list[Network], depth: int, weight: list[float]) -> None:
+    """Set the weights of the nodes at ``depth`` to their fair parts of their parents' totals, now final."""
+    for part in parts:
+        for node, origin in enumerate(part.node):
+            if instance.depth[origin] == depth - 1:
+                active = [child for child in instance.children[origin] if instance.upper[child] > 0]
+                shares = sum(instance.share[child] for child in active)
+                total = part.granted[node] + part.lower[node]
+                for child in active:
+                    weight[child] = total * instance.share[child] / shares
+                for child in instance.children[origin]:
+                    if instance.upper[child] == 0:
+                        weight[child] = 0.0
+
+
+def guaranteed(instance: Instance, notes: list[str]) -> list[int]:
+    """What every node gets in any case, in ticks: floors and, in ``fleet-with-floor``, static totals.
+
+    Floors come first. Where they cannot all be met they are scaled down by weighted max-min fairness with the floors
+    themselves as weights: floors that compete with each other get the same fraction, the others stay whole; nodes
+    of all depths count alike. Static totals are then granted likewise on top of the floors. Adds a note on each.
+    """
+    nodes = len(instance.parent)
+    lower = _bottom_up(instance, _settle_guarantee(instance, [0] * nodes, instance.floor, "floor", notes))
+    if instance.mode != "fleet-with-floor":
+        return lower
+    static = [0] * nodes
+    for leaf, amount in zip(instance.arc_leaf, static_grants(instance), strict=True):
+        static[leaf] += amount
+    static = _bottom_up(instance, static)
+    if not any(instance.floor):
+        return static  # static shares are an allocation themselves, so they can all be met
+    return _bottom_up(instance, _settle_guarantee(instance, lower, static, "static share", notes))
+
+
+def _bottom_up(instance: Instance, amounts: list[int]) -> list[int]:
+    result = list(amounts)
+    below = [0] * len(result)
+    for node in range(len(result) - 1, -1, -1):
+        result[node] = max(result[node], below[node])
+        if instance.parent[node] >= 0:
+            below[instance.parent[node]] += result[node]
+    return result
+
+
+def _settle_guarantee(
+    instance: Instance, lower: list[int], wanted: list[int], what: str, notes: list[str]
+) -> list[int]:
+    """As much of ``wanted`` as fits on top of ``lower``, scaled down fairly where it does not all fit."""
+    if not any(want > low for want, low in zip(wanted, lower, strict=True)):
+        return lower
+    members = [want > low for want, low in zip(wanted, lower, strict=True)]
+    parts = settle_below(
+        whole_fleet(instance, lower), [float(want) for want in wanted], members, lambda _: None,
+        top_level=1.0, shared_totals=False,
+    )  # fmt: skip
+    result = list(lower)
+    slack = len(instance.parent) + len(instance.hosts)
+    for part in parts:
+        for node, origin in enumerate(part.node):
+            got = part.granted[node] + part.lower[node]
+            result[origin] = max(lower[origin], min(got, wanted[origin])) if members[origin] else lower[origin]
+            if members[origin] and wanted[origin] - result[origin] > slack:
+                notes.append(
+                    f"{what} of {instance.path[origin]}: {wanted[origin] / instance.ticks_per_core:.6g} cores do not "
+                    f"fit with the other guarantees; scaled down to {result[origin] / instance.ticks_per_core:.6g}"
+                )
+    notes.sort()
+    return result

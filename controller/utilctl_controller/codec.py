@@ -1,0 +1,310 @@
+"""Between wire messages and the controller's own values. Nothing else of the controller sees a wire type.
+
+Decoding raises UsageError for what no correct peer would send; numbers are judged where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from utilctl_common.errors import UsageError
+from utilctl_common.matchers import Matcher, matcher_from_mapping
+from utilctl_common.names import parse_see_name
+from utilctl_common.policy import SeePolicy
+from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
+
+from utilctl_controller.edits import DeleteEdit, PolicyEdit, check_words
+from utilctl_controller.explain import Explanation
+from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, Push, SeeReading
+from utilctl_controller.status import HostShareView, HostView, ServiceView
+from utilctl_controller.store.port import HistoryEntry, Record
+
+UNKNOWN_AUTHOR = "unknown"
+"""Recorded as the author of a change whose request names none."""
+
+
+# Agents
+
+
+def hello_from(message: agent_pb2.Hello) -> AgentHello:
+    """What an agent said of itself, unchecked."""
+    return AgentHello(
+        host=message.host,
+        capacity_cores=message.capacity_cores,
+        agent_version=message.agent_version,
+        instance_id=message.instance_id,
+        mechanism=message.mechanism,
+        mechanism_reason=message.mechanism_reason,
+        epoch=message.epoch,
+        generation=message.generation,
+    )
+
+
+def report_from(message: agent_pb2.Report) -> HostReading:
+    """A report, unchecked."""
+    loop = message.loop
+    return HostReading(
+        sequence=message.sequence,
+        interval_ns=message.interval_ns,
+        capacity_cores=message.capacity_cores,
+        unclaimed_cores=message.unclaimed_cores,
+        sees=tuple(
+            SeeReading(
+                see=entry.see,
+                consumed_total_ns=entry.consumed_total_ns,
+                paused_total_ns=entry.paused_total_ns,
+                consumption_cores=entry.consumption_cores,
+                demand_cores=entry.demand_cores,
+                processes=entry.processes,
+                problem=entry.problem,
+            )
+            for entry in message.sees
+        ),
+        loop=LoopReading(
+            algorithm=loop.algorithm,
+            mechanism=loop.mechanism,
+            cycles_total=loop.cycles_total,
+            wakeups_total=loop.wakeups_total,
+            overhead_total_ns=loop.overhead_total_ns,
+            rms_relative_error_ratio=loop.rms_relative_error_ratio,
+        )
+        if message.HasField("loop")
+        else None,
+    )
+
+
+def welcome(epoch: int, report_interval_ns: int, controller_id: str) -> agent_pb2.ConnectResponse:
+    """The answer to Hello."""
+    return agent_pb2.ConnectResponse(
+        welcome=agent_pb2.Welcome(epoch=epoch, report_interval_ns=report_interval_ns, controller_id=controller_id)
+    )
+
+
+def target_set(push: Push, traceparent: str) -> agent_pb2.ConnectResponse:
+    """A complete target set."""
+    targets: list[agent_pb2.Target] = []
+    for entry in push.targets:
+        target = agent_pb2.Target(
+            policy=_cached_policy(entry.policy),
+            weight=entry.weight,
+            entitlement_cores=entry.entitlement_cores,
+        )
+        if entry.cap_cores is not None:
+            target.cap_cores = entry.cap_cores
+        targets.append(target)
+    return agent_pb2.ConnectResponse(
+        targets=agent_pb2.TargetSet(
+            epoch=push.epoch,
+            generation=push.generation,
+            lease_ns=push.lease_ns,
+            traceparent=traceparent,
+            targets=targets,
+        )
+    )
+
+
+# Policies
+
+
+def matcher_message(matcher: Matcher) -> common_pb2.Matcher:
+    """One matcher."""
+    return common_pb2.Matcher(conditions=[common_pb2.Condition(key=c.key, value=c.value) for c in matcher.conditions])
+
+
+def policy_message(policy: SeePolicy) -> common_pb2.Policy:
+    """One policy."""
+    message = common_pb2.Policy(
+        see=policy.name,
+        share=policy.share,
+        floor_cores=policy.floor_cores,
+        mode=policy.mode,
+        matchers=[matcher_message(matcher) for matcher in policy.matchers],
+    )
+    if policy.cap_cores is not None:
+        message.cap_cores = policy.cap_cores
+    return message
+
+
+@lru_cache(maxsize=16_384)
+def _cached_policy(policy: SeePolicy) -> common_pb2.Policy:
+    """A policy goes to every host again and again; it is only ever copied from here, never changed."""
+    return policy_message(policy)
+
+
+def record_message(record: Record) -> control_pb2.PolicyRecord:
+    """One stored policy."""
+    return control_pb2.PolicyRecord(
+        policy=policy_message(record.policy),
+        version=record.version,
+        store_revision=record.revision,
+        changed_unix_ns=record.change.at_unix_ns,
+        changed_by=record.change.who,
+        reason=record.change.reason,
+    )
+
+
+def _matchers_from(messages: Iterable[common_pb2.Matcher]) -> tuple[Matcher, ...]:
+    matchers: list[Matcher] = []
+    for message in messages:
+        keys = [condition.key for condition in message.conditions]
+        if len(set(keys)) != len(keys):
+            raise UsageError("a matcher names a key twice", hint="use two matchers for an OR")
+        matchers.append(matcher_from_mapping({c.key: c.value for c in message.conditions}))
+    return tuple(dict.fromkeys(matchers))
+
+
+def edit_from(message: control_pb2.SetShareRequest) -> PolicyEdit:
+    """A request to set a policy. Raises UsageError for malformed names, texts and matchers."""
+    parse_see_name(message.see)
+    check_words(message.changed_by, message.reason)
+    if message.matchers and not message.set_matchers:
+        raise UsageError("matchers are given but not asked to be set", hint="set set_matchers")
+    return PolicyEdit(
+        see=message.see,
+        share=message.share if message.HasField("share") else None,
+        floor_cores=message.floor_cores if message.HasField("floor_cores") else None,
+        cap_cores=message.cap_cores if message.HasField("cap_cores") else None,
+        clear_cap=message.clear_cap,
+        mode=message.mode if message.HasField("mode") else None,
+        matchers=_matchers_from(message.matchers) if message.set_matchers else None,
+        who=message.changed_by or UNKNOWN_AUTHOR,
+        reason=message.reason,
+        if_version=message.if_version if message.HasField("if_version") else None,
+        dry_run=message.dry_run,
+    )
+
+
+def delete_from(message: control_pb2.DeleteSeeRequest) -> DeleteEdit:
+    """A request to delete an SEE. Raises UsageError for malformed names and texts."""
+    parse_see_name(message.see)
+    check_words(message.changed_by, message.reason)
+    return DeleteEdit(
+        see=message.see,
+        who=message.changed_by or UNKNOWN_AUTHOR,
+        reason=message.reason,
+        if_version=message.if_version if message.HasField("if_version") else None,
+        dry_run=message.dry_run,
+    )
+
+
+def set_share_response(
+    record: Record, previous: Record | None, *, changed: bool, dry_run: bool, trace_id: str
+) -> control_pb2.SetShareResponse:
+    """The answer to SetShare."""
+    return control_pb2.SetShareResponse(
+        record=record_message(record),
+        previous=record_message(previous) if previous else None,
+        changed=changed,
+        dry_run=dry_run,
+        trace_id=trace_id,
+    )
+
+
+def delete_response(previous: Record, *, dry_run: bool) -> control_pb2.DeleteSeeResponse:
+    """The answer to DeleteSee."""
+    return control_pb2.DeleteSeeResponse(previous=record_message(previous), dry_run=dry_run)
+
+
+# Status
+
+
+def _host_share(view: HostShareView) -> control_pb2.HostShare:
+    return control_pb2.HostShare(
+        host=view.host,
+        see=view.see,
+        weight=view.weight,
+        entitlement_cores=view.entitlement_cores,
+        demand_cores=view.demand_cores,
+        consumption_cores=view.consumption_cores,
+        consumed_total_ns=_int64(view.consumed_total_ns),
+        paused_total_ns=_int64(view.paused_total_ns),
+        processes=min(view.processes, 2**32 - 1),
+        problem=view.problem,
+    )
+
+
+def _int64(value: int) -> int:
+    """Sums of what agents report may pass the wire's range only if one of them lies."""
+    return min(value, 2**63 - 1)
+
+
+def service_message(view: ServiceView) -> control_pb2.ServiceStatus:
+    """One SEE over the fleet."""
+    return control_pb2.ServiceStatus(
+        record=record_message(view.record),
+        entitlement_cores=view.entitlement_cores,
+        demand_cores=view.demand_cores,
+        consumption_cores=view.consumption_cores,
+        consumed_total_ns=_int64(view.consumed_total_ns),
+        hosts=view.hosts,
+        per_host=[_host_share(row) for row in view.per_host],
+    )
+
+
+def host_message(view: HostView, now_unix_ns: int) -> control_pb2.HostStatus:
+    """One host."""
+    host = view.state
+    loop = host.reading.loop if host.reading else None
+    return control_pb2.HostStatus(
+        host=host.name,
+        connected=host.connected,
+        capacity_cores=host.total_cores,
+        unclaimed_cores=host.reading.unclaimed_cores if host.reading else 0.0,
+        consumption_cores=view.consumption_cores,
+        mechanism=(loop.mechanism if loop else "") or host.hello.mechanism,
+        mechanism_reason=host.hello.mechanism_reason,
+        agent_version=host.hello.agent_version,
+        pushed_generation=host.pushed.generation if host.pushed else 0,
+        applied_generation=host.applied_generation,
+        last_report_unix_ns=0 if view.silent_ns is None else now_unix_ns - view.silent_ns,
+        rms_relative_error_ratio=loop.rms_relative_error_ratio if loop else 0.0,
+        overhead_ratio=host.overhead_ratio,
+        sees=view.sees,
+    )
+
+
+def controller_message(
+    *, controller_id: str, epoch: int, store_revision: int, store_available: bool, degraded_reason: str
+) -> control_pb2.ControllerStatus:
+    """The controller's own state."""
+    return control_pb2.ControllerStatus(
+        controller_id=controller_id,
+        epoch=epoch,
+        store_revision=store_revision,
+        store_available=store_available,
+        degraded_reason=degraded_reason,
+    )
+
+
+def explain_message(
+    view: ServiceView, explanation: Explanation, decided_unix_ns: int, trace_id: str
+) -> control_pb2.ExplainResponse:
+    """The answer to Explain."""
+    return control_pb2.ExplainResponse(
+        service=service_message(view),
+        binding_constraint=explanation.binding_constraint,
+        lenders=explanation.lenders,
+        borrowers=explanation.borrowers,
+        decided_unix_ns=decided_unix_ns,
+        trace_id=trace_id,
+        sentence=explanation.sentence,
+    )
+
+
+def history_message(entries: Iterable[HistoryEntry]) -> control_pb2.ListHistoryResponse:
+    """The answer to ListHistory."""
+    return control_pb2.ListHistoryResponse(
+        entries=[
+            control_pb2.HistoryEntry(
+                see=entry.see,
+                changed_unix_ns=entry.change.at_unix_ns,
+                changed_by=entry.change.who,
+                reason=entry.change.reason,
+                old=policy_message(entry.old) if entry.old else None,
+                new=policy_message(entry.new) if entry.new else None,
+                store_revision=entry.revision,
+            )
+            for entry in entries
+        ]
+    )

@@ -1,0 +1,106 @@
+"""``utilctl-controller``: keeps policy, decides who gets what where, tells the agents, answers the command
+line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+from utilctl_common.errors import UsageError, UtilctlError
+from utilctl_common.quantities import parse_duration_ns
+
+from utilctl_controller.settings import MODES, ControllerSettings, parse_mode
+from utilctl_controller.store.open import open_store
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--listen", default="127.0.0.1:7400", show_default=True, metavar="HOST:PORT",
+    help="Address to serve on; port 0 takes a free one.",
+)  # fmt: skip
+@click.option(
+    "--store", "store_spec", required=True, metavar="SPEC",
+    help="Where policies are kept: sqlite:PATH or etcd:HOST:PORT[,HOST:PORT...].",
+)  # fmt: skip
+@click.option(
+    "--report-interval", default="1s", show_default=True, help="How often agents report and shares are moved."
+)
+@click.option("--lease", default="15s", show_default=True, help="How long an agent holds its targets when cut off.")
+@click.option(
+    "--mode", type=click.Choice(MODES), default="fleet", show_default=True, help="How the fleet is allocated."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Log agents coming and going.")
+def cli(listen: str, store_spec: str, report_interval: str, lease: str, mode: str, verbose: bool) -> None:
+    """Serve one controller until SIGTERM or SIGINT."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    settings = ControllerSettings(
+        listen=listen,
+        report_interval_ns=parse_duration_ns(report_interval),
+        lease_ns=parse_duration_ns(lease),
+        mode=parse_mode(mode),
+    )
+    asyncio.run(_serve(settings, store_spec))
+
+
+async def _serve(settings: ControllerSettings, store_spec: str) -> None:
+    # What goes wrong in grpc's core reaches us as an error; its own log lines would stand beside our one.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Imported late: the server brings grpc and the SDK, which --help and a usage error can do without.
+    from utilctl_common.telemetry import setup
+
+    from utilctl_controller.server import SERVICE_NAME, serving
+
+    started, stop = asyncio.Event(), asyncio.Event()
+    this = asyncio.current_task()
+
+    def end() -> None:
+        stop.set()
+        if not started.is_set() and this is not None:
+            this.cancel()  # a start may wait long for a store that is away
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    store = open_store(store_spec)
+    telemetry = setup(SERVICE_NAME, always_sdk=True)
+    try:
+        async with serving(settings, store, telemetry) as address:
+            started.set()
+            click.echo(f"utilctl-controller listening on {address}")
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    finally:
+        telemetry.shutdown(0.2)
+        if started.is_set():
+            # A start that was broken off may have left a call in the store, which closing would wait for.
+            store.close()
+
+
+def main() -> NoReturn:
+    """Console entry point. Exit codes: 0 stopped, 1 failed, 2 usage, 3 store unreachable."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(UsageError.exit_code)
+    except UtilctlError as error:
+        click.echo(f"utilctl-controller: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The controller's metrics. Names and units as Prometheus has them; attributes are bounded by the
+settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from opentelemetry.metrics import CallbackOptions, Observation
+from utilctl_common.telemetry import Telemetry
+
+from utilctl_controller.reports import ReportProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One reading for export: ``name`` is one of GAUGES, ``attributes`` a service or host, or nothing."""
+
+    name: str
+    value: float
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+GAUGES = {
+    "utilctl_service_entitlement_cores": "CPU that the newest decision grants to a service, in cores",
+    "utilctl_service_demand_cores": "CPU that a service could use now, in cores",
+    "utilctl_service_consumption_cores": "CPU that a service used in the newest interval, in cores",
+    "utilctl_host_capacity_cores": "CPU that a host has, in cores",
+    "utilctl_host_unclaimed_cores": "CPU used on a host by processes of no service, in cores",
+    "utilctl_host_relative_error_ratio": "RMS relative error of a host's scheduler loop",
+    "utilctl_host_overhead_ratio": "CPU that a host's agent uses, as a part of one core",
+    "utilctl_controller_agents": "Agents connected",
+    "utilctl_controller_store_available_ratio": "1 while the policy store answers, otherwise 0",
+}
+"""Every gauge, and what it is."""
+
+
+class ControllerMetrics:
+    """Counters, which cost nothing where nothing is exported, and gauges, read from the newest snapshot."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        meter = telemetry.meter
+        self.enabled = telemetry.metrics_on
+        self._snapshot: tuple[Gauge, ...] = ()
+        self._reports = meter.create_counter("utilctl_controller_reports_total", description="Reports received")
+        self._problems = meter.create_counter(
+            "utilctl_controller_report_problems_total", description="Values in reports refused or bounded"
+        )
+        self._refused = meter.create_counter(
+            "utilctl_controller_sessions_refused_total", description="Agent connections refused"
+        )
+        self._pushes = meter.create_counter("utilctl_controller_pushes_total", description="Target sets sent to agents")
+        self._failures = meter.create_counter(
+            "utilctl_controller_decision_failures_total", description="Decisions that failed"
+        )
+        self._seconds = meter.create_histogram(
+            "utilctl_controller_decision_seconds", unit="s", description="Time that a decision took"
+        )
+        if self.enabled:
+            for name, description in GAUGES.items():
+                meter.create_observable_gauge(name, [self._reader(name)], description=description)
+
+    def reported(self, problems: Iterable[ReportProblem]) -> None:
+        """A report arrived, with these problems."""
+        self._reports.add(1)
+        for problem in problems:
+            self._problems.add(1, {"reason": problem.reason})
+
+    def refused(self, reason: str) -> None:
+        """An agent's connection was refused; ``reason`` is one of a few words."""
+        self._refused.add(1, {"reason": reason})
+
+    def pushed(self, *, renewal: bool) -> None:
+        """A target set was handed to a session."""
+        self._pushes.add(1, {"kind": "renewal" if renewal else "change"})
+
+    def decided(self, seconds: float) -> None:
+        """A decision took ``seconds``."""
+        self._seconds.record(seconds)
+
+    def failed(self) -> None:
+        """A decision failed."""
+        self._failures.add(1)
+
+    def publish(self, gauges: tuple[Gauge, ...]) -> None:
+        """What the next export shows. Any thread may export meanwhile; it sees the old or the new, never a
+        mix."""
+        self._snapshot = gauges
+
+    def _reader(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(g.value, dict(g.attributes)) for g in self._snapshot if g.name == name]
+
+        return read

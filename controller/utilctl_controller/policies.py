@@ -1,0 +1,218 @@
+"""The controller's copy of the policies: read from the store once, kept by its watch, written through it.
+
+Reads are always served from the copy, so they and the rebalancing go on while the store is away. A write that
+this controller made is in the copy as soon as the store confirmed it, without waiting for the watch to bring
+it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from opentelemetry.trace import Tracer
+from utilctl_common.policy import SeePolicy
+from utilctl_common.telemetry import traceparent_of
+
+from utilctl_controller.store.port import (
+    Change,
+    Done,
+    HistoryEntry,
+    PolicyEvent,
+    PolicyStore,
+    Record,
+    Reloaded,
+    Snapshot,
+    StoreUnavailableError,
+    Unavailable,
+    WriteOutcome,
+)
+from utilctl_controller.workers import DaemonWorkers, P, T
+
+_LOG = logging.getLogger(__name__)
+
+STORE_THREADS = 4
+"""Store calls in flight at once. Arbitrary: a store answers in milliseconds or is away."""
+
+_TOMBSTONES = 10_000
+"""Deleted SEEs remembered before those that the watch has passed are dropped. Arbitrary."""
+
+OnChange = Callable[[str], None]
+"""Called with the traceparent of the write behind a change of policy, empty if it is not known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Whether the store answers, and if not, its last word."""
+
+    available: bool
+    reason: str
+
+
+class PolicyKeeper:
+    """Owns the copy; lives on one event loop. The store belongs to the caller, who closes it."""
+
+    def __init__(self, store: PolicyStore, tracer: Tracer, on_change: OnChange, probe_ns: int) -> None:
+        self._store = store
+        self._tracer = tracer
+        self._on_change = on_change
+        self._probe_s = probe_ns / 1e9
+        self._workers = DaemonWorkers("store", STORE_THREADS)
+        self._records: dict[str, Record] = {}
+        self._seen: dict[str, int] = {}
+        self._base_revision = 0
+        self._watched_revision = 0
+        self._in_flight: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._prober: asyncio.Task[None] | None = None
+        self.status = StoreStatus(available=True, reason="")
+        self.revision = 0
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """The newest known record of every SEE."""
+        return self._records
+
+    def policies(self) -> dict[str, SeePolicy]:
+        """The newest known policies, by SEE."""
+        return {see: record.policy for see, record in self._records.items()}
+
+    async def start(self) -> int:
+        """Take the next epoch, read the policies, start to watch. Returns the epoch.
+
+        Raises StoreUnavailableError: a controller needs its store once, to start.
+        """
+        epoch = await self._workers.run(self._store.next_epoch)
+        self._reload(await self._workers.run(self._store.snapshot))
+        loop = asyncio.get_running_loop()
+        self._watcher = threading.Thread(
+            target=self._watch, args=(loop, self.revision), name="store-watch", daemon=True
+        )
+        self._watcher.start()
+        self._prober = asyncio.create_task(self._probe(), name="store-probe")
+        return epoch
+
+    async def stop(self) -> None:
+        """Stop watching. Calls in flight end by themselves."""
+        self._stop.set()
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+        self._workers.close()
+
+    async def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
+        """As the store's ``put``; the copy holds what was written when this returns."""
+        return await self._write(policy.name, "store.put", self._store.put, policy, change, expected_version)
+
+    async def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
+        """As the store's ``delete``."""
+        return await self._write(see, "store.delete", self._store.delete, see, change, expected_version)
+
+    async def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
+        """As the store's ``history``. Raises StoreUnavailableError."""
+        return await self._read(self._store.history, see, limit)
+
+    async def confirmed(self, see: str) -> Record | None:
+        """What the store itself holds for ``see`` now. Raises StoreUnavailableError."""
+        return (await self._read(self._store.snapshot)).records.get(see)
+
+    async def _write(self, see: str, name: str, call: Callable[..., WriteOutcome], *args: object) -> WriteOutcome:
+        with self._tracer.start_as_current_span(name, attributes={"utilctl.see": see}) as span:
+            mine = traceparent_of(span)
+            self._in_flight[see] = mine
+            try:
+                outcome = await self._workers.run(call, *args)
+                if isinstance(outcome, Done):
+                    self._apply(PolicyEvent(see, outcome.record, outcome.revision))
+            except StoreUnavailableError as error:
+                outcome = Unavailable(error.message)
+            finally:
+                if self._in_flight.get(see) == mine:
+                    del self._in_flight[see]
+            span.set_attribute("utilctl.outcome", type(outcome).__name__)
+        if isinstance(outcome, Unavailable):
+            self._set_status(available=False, reason=outcome.reason)
+        else:
+            self._set_status(available=True, reason="")
+        return outcome
+
+    async def _read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            result = await self._workers.run(call, *args, **kwargs)
+        except StoreUnavailableError as error:
+            self._set_status(available=False, reason=error.message)
+            raise
+        self._set_status(available=True, reason="")
+        return result
+
+    async def _probe(self) -> None:
+        """Notice that the store went away or came back even when nobody writes."""
+        while True:
+            await asyncio.sleep(self._probe_s)
+            try:
+                await self.history(None, 1)
+            except StoreUnavailableError:
+                continue
+            except Exception:  # noqa: BLE001 - a faulty adapter must not end the probing
+                _LOG.exception("the store failed in an unexpected way")
+
+    def _set_status(self, *, available: bool, reason: str) -> None:
+        if available != self.status.available:
+            if available:
+                _LOG.warning("the policy store is back")
+            else:
+                _LOG.warning("the policy store is unavailable: %s; serving the last snapshot", reason)
+        self.status = StoreStatus(available, reason)
+
+    # The watch: a thread reads it, the event loop applies it.
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, after_revision: int) -> None:
+        while not self._stop.is_set():
+            try:
+                for item in self._store.watch(after_revision, self._stop):
+                    newest = item if isinstance(item, PolicyEvent) else item.snapshot
+                    after_revision = newest.revision
+                    loop.call_soon_threadsafe(self._on_item, item)
+            except RuntimeError:
+                if loop.is_closed():
+                    return
+                _LOG.exception("the watch of the store failed; starting it again")
+            except Exception:  # noqa: BLE001 - a faulty adapter must not end the watch
+                _LOG.exception("the watch of the store failed; starting it again")
+            self._stop.wait(1.0)
+
+    def _on_item(self, item: PolicyEvent | Reloaded) -> None:
+        self._set_status(available=True, reason="")
+        if isinstance(item, Reloaded):
+            self._reload(item.snapshot)
+            self._on_change("")
+        else:
+            self._watched_revision = item.revision
+            self._apply(item)
+
+    def _reload(self, snapshot: Snapshot) -> None:
+        self._records = dict(snapshot.records)
+        self._seen = {see: record.revision for see, record in self._records.items()}
+        self._base_revision = self._watched_revision = self.revision = snapshot.revision
+
+    def _apply(self, event: PolicyEvent) -> None:
+        """Take in one change unless it is already in: the watch repeats what this controller wrote itself."""
+        if event.revision <= max(self._base_revision, self._seen.get(event.see, 0)):
+            return
+        self._seen[event.see] = event.revision
+        self.revision = max(self.revision, event.revision)
+        if event.record is None:
+            self._records.pop(event.see, None)
+        else:
+            self._records[event.see] = event.record
+        if len(self._seen) > len(self._records) + _TOMBSTONES:
+            self._seen = {
+                see: revision
+                for see, revision in self._seen.items()
+                if see in self._records or revision > self._watched_revision
+            }
+        self._on_change(self._in_flight.get(event.see, ""))

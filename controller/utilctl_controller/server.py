@@ -1,0 +1,267 @@
+"""The controller program put together: store, rebalancer, gRPC server and the loop that decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+from opentelemetry import trace
+from opentelemetry.trace import Link, Span
+from utilctl_common.errors import FailedError, UtilctlError
+from utilctl_common.telemetry import Telemetry, context_of, setup, trace_id_of, traceparent_of
+from utilctl_common.telemetry_grpc import TracingServerInterceptor
+from utilctl_proto.v1 import agent_pb2_grpc, control_pb2_grpc
+
+from utilctl_controller.allocation.model import Allocation, AllocationProblem
+from utilctl_controller.allocation.solver import allocate
+from utilctl_controller.control import ControllerState, ControlPlane
+from utilctl_controller.fleet import Push
+from utilctl_controller.metrics import ControllerMetrics, Gauge
+from utilctl_controller.policies import PolicyKeeper
+from utilctl_controller.rebalance import Rebalancer
+from utilctl_controller.sessions import AgentSessions
+from utilctl_controller.settings import ControllerSettings, parse_listen
+from utilctl_controller.status import service_views
+from utilctl_controller.store.port import PolicyStore
+from utilctl_controller.workers import DaemonWorkers
+
+_LOG = logging.getLogger(__name__)
+
+SERVICE_NAME: Final = "utilctl-controller"
+_STOP_GRACE_S: Final = 0.3
+_MAX_LINKS: Final = 32
+"""Writes named by one decision besides the first. Arbitrary: a bulk change has one trace for each write."""
+
+
+class Controller:
+    """One controller. ``start`` once, ``stop`` once; the store and the telemetry belong to the caller."""
+
+    def __init__(self, settings: ControllerSettings, store: PolicyStore, telemetry: Telemetry) -> None:
+        self.controller_id: Final = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        self.address = ""
+        self._settings = settings
+        self._tracer = telemetry.tracer
+        self._metrics = ControllerMetrics(telemetry)
+        self._keeper = PolicyKeeper(store, telemetry.tracer, self._policy_changed, settings.probe_ns)
+        self._solver = DaemonWorkers("allocation", 1)
+        self._wake = asyncio.Event()
+        self._causes: list[str] = []
+        self._trouble = ""
+        self._decided_unix_ns = 0
+        self._trace_id = ""
+        self._loop_task: asyncio.Task[None] | None = None
+        self._server = grpc.aio.server(
+            interceptors=[TracingServerInterceptor(telemetry.tracer)], options=_server_options(settings)
+        )
+        self._rebalancer: Rebalancer
+        self._sessions: AgentSessions
+
+    async def start(self) -> str:
+        """Serve. Returns HOST:PORT. Raises StoreUnavailableError, and FailedError if the address is taken."""
+        epoch = await self._keeper.start()
+        self._rebalancer = Rebalancer(self._settings, epoch, allocate, time.monotonic_ns())
+        self._rebalancer.on_policies(self._keeper.policies())
+        self._sessions = AgentSessions(
+            self._settings, self._rebalancer, self.controller_id, self._metrics, self._wake.set
+        )
+        control = ControlPlane(self._keeper, self._rebalancer, self)
+        agent_pb2_grpc.add_AgentSessionServiceServicer_to_server(self._sessions, self._server)
+        control_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server)
+        host, port = parse_listen(self._settings.listen)
+        try:
+            port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise FailedError(
+                f"cannot listen on {self._settings.listen}",
+                hint="is another program there? choose another --listen",
+            )
+        await self._server.start()
+        self._loop_task = asyncio.create_task(self._decide_forever(), name="decide")
+        self.address = f"{host}:{port}"
+        return self.address
+
+    async def stop(self) -> None:
+        """Stop serving: agents are told to look elsewhere, calls in progress get a moment. Idempotent."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+            self._loop_task = None
+            self._sessions.stop()
+        await self._server.stop(_STOP_GRACE_S)
+        await self._keeper.stop()
+        self._solver.close()
+
+    def state(self) -> ControllerState:
+        """The controller's state now, for status."""
+        status = self._keeper.status
+        reasons = [self._trouble] if self._trouble else []
+        if not status.available:
+            reasons.append(f"the policy store is unavailable ({status.reason}): writes are refused")
+        if self._rebalancer.learning(time.monotonic_ns()):
+            reasons.append("just started: static shares until the fleet has reported")
+        return ControllerState(self.controller_id, "; ".join(reasons), self._decided_unix_ns, self._trace_id)
+
+    def _policy_changed(self, traceparent: str) -> None:
+        if traceparent:
+            self._causes.append(traceparent)
+        self._wake.set()
+
+    async def _decide_forever(self) -> None:
+        """Decide at every report interval, and at once when something happened, though not in a rush."""
+        interval_s = self._settings.report_interval_ns / 1e9
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), interval_s)
+            self._wake.clear()
+            try:
+                await self._decide()
+            except Exception as error:  # noqa: BLE001 - the last targets stay in force, and status says why
+                self._failed(error)
+            await asyncio.sleep(self._settings.coalesce_ns / 1e9)
+
+    def _failed(self, error: Exception) -> None:
+        known = isinstance(error, UtilctlError)
+        if not self._trouble:
+            _LOG.error("the decision failed, the last targets stay in force: %s", error, exc_info=not known)
+        self._metrics.failed()
+        self._trouble = f"the last decision failed ({error if known else type(error).__name__}): targets are held back"
+
+    async def _allocate(self, problem: AllocationProblem, causes: list[str]) -> Allocation | None:
+        """The allocation, or None if there is none; leases are renewed for as long as it takes."""
+        running = asyncio.create_task(self._solver.run(allocate, problem))
+        try:
+            while not (await asyncio.wait({running}, timeout=self._settings.report_interval_ns / 1e9))[0]:
+                pushes = self._rebalancer.conclude(None, None, time.monotonic_ns())
+                changed = any(not push.renewal for push in pushes)
+                self._send(pushes, causes if changed else [], time.time_ns(), None)
+            allocation = running.result()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the last targets stay in force and are renewed
+            self._failed(error)
+            return None
+        finally:
+            running.cancel()
+        return allocation
+
+    async def _decide(self) -> None:
+        started_unix_ns = time.time_ns()
+        causes, self._causes = self._causes, []
+        self._rebalancer.on_policies(self._keeper.policies())
+        problem = self._rebalancer.plan(time.monotonic_ns())
+        allocation: Allocation | None = None
+        allocated: tuple[int, int] | None = None
+        if problem is not None:
+            before_ns = time.time_ns()
+            allocation = await self._allocate(problem, causes)
+            allocated = (before_ns, time.time_ns())
+            self._metrics.decided((allocated[1] - before_ns) / 1e9)
+        pushes = self._rebalancer.conclude(problem, allocation, time.monotonic_ns())
+        self._send(pushes, causes, started_unix_ns, allocated)
+        if problem is None or allocation is not None:
+            self._trouble = ""
+        if self._metrics.enabled:
+            self._metrics.publish(self._gauges())
+
+    def _send(
+        self, pushes: list[Push], causes: list[str], started_unix_ns: int, allocated: tuple[int, int] | None
+    ) -> None:
+        changes = [push for push in pushes if not push.renewal]
+        traceparent = ""
+        if changes or causes:
+            traceparent = self._trace(causes, started_unix_ns, allocated, changes)
+            self._decided_unix_ns, self._trace_id = time.time_ns(), trace_id_of(traceparent)
+        for push in pushes:
+            self._sessions.deliver(push, traceparent)
+
+    def _trace(
+        self, causes: list[str], started_unix_ns: int, allocated: tuple[int, int] | None, changes: list[Push]
+    ) -> str:
+        """Spans of a decision, made afterwards because most turn out to change nothing; returns the
+        traceparent for the hosts. The first write that led to it is the parent, the others are linked."""
+        links = [Link(_span_context(cause)) for cause in causes[1 : _MAX_LINKS + 1]]
+        parent = context_of(causes[0] if causes else "")
+        decide = self._tracer.start_span("decide", context=parent, links=links, start_time=started_unix_ns)
+        inside = trace.set_span_in_context(decide)
+        if allocated is not None:
+            self._tracer.start_span("allocate", context=inside, start_time=allocated[0]).end(allocated[1])
+        push: Span = self._tracer.start_span("push", context=inside, attributes={"utilctl.hosts": len(changes)})
+        push.end()
+        decide.end()
+        return traceparent_of(push)
+
+    def _gauges(self) -> tuple[Gauge, ...]:
+        now_ns, limit = time.monotonic_ns(), self._settings.series_limit
+        gauges = [
+            Gauge("utilctl_controller_agents", self._sessions.connected),
+            Gauge("utilctl_controller_store_available_ratio", float(self._keeper.status.available)),
+        ]
+        views = service_views(self._rebalancer, self._keeper.records, now_ns)
+        for name, view in list(views.items())[:limit]:
+            of = (("service", name),)
+            gauges += [
+                Gauge("utilctl_service_entitlement_cores", view.entitlement_cores, of),
+                Gauge("utilctl_service_demand_cores", view.demand_cores, of),
+                Gauge("utilctl_service_consumption_cores", view.consumption_cores, of),
+            ]
+        for name, host in sorted(self._rebalancer.hosts.items())[:limit]:
+            if not self._rebalancer.counts(host, now_ns) or host.reading is None:
+                continue
+            of = (("host", name),)
+            loop = host.reading.loop
+            gauges += [
+                Gauge("utilctl_host_capacity_cores", host.total_cores, of),
+                Gauge("utilctl_host_unclaimed_cores", host.reading.unclaimed_cores, of),
+                Gauge("utilctl_host_relative_error_ratio", loop.rms_relative_error_ratio if loop else 0.0, of),
+                Gauge("utilctl_host_overhead_ratio", host.overhead_ratio, of),
+            ]
+        return tuple(gauges)
+
+
+def _span_context(traceparent: str) -> trace.SpanContext:
+    return trace.get_current_span(context_of(traceparent)).get_span_context()
+
+
+def _server_options(settings: ControllerSettings) -> list[tuple[str, int]]:
+    keepalive_ms = settings.keepalive_ns // 1_000_000
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Agents probe their side too; without this a server answers frequent probes by closing the
+        # connection.
+        ("grpc.http2.min_ping_interval_without_data_ms", keepalive_ms // 2),
+        # Two controllers on one port would each get half of the agents.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    settings: ControllerSettings, store: PolicyStore, telemetry: Telemetry | None = None
+) -> AsyncIterator[str]:
+    """Run a controller inside this process and event loop; yields its address, HOST:PORT.
+
+    The store, and a telemetry that is handed in, stay open for the caller to close. Raises as
+    Controller.start.
+    """
+    own = None
+    if telemetry is None:
+        own = telemetry = setup(SERVICE_NAME, always_sdk=True)
+    controller = Controller(settings, store, telemetry)
+    try:
+        yield await controller.start()
+    finally:
+        await controller.stop()
+        if own is not None:
+            own.shutdown()

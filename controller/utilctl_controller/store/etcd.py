@@ -1,0 +1,226 @@
+"""The policy store on etcd: one key an SEE, one history key a change, one epoch key, under one prefix.
+
+Each value is ASCII JSON, xz-packed above 32 KiB (values.py):
+
+- ``PREFIX see/SEE``: ``policy``, ``change``, ``write`` and, for people only, ``version``. The version that
+  counts is etcd's own, which also moves when somebody edits the key by hand.
+- ``PREFIX history/SEE-with-commas/WRITE``: ``see``, ``old``, ``new``, ``change``, ``version``. Its create
+  revision is the change's revision, because the transaction that writes the SEE's key creates it.
+- ``PREFIX epoch``: ``epoch``, ``write``, and ``store``, the database's identity, by which a watch notices
+  that the database behind the endpoints is another one.
+
+A write is one transaction that holds only while the SEE's key is at the revision that was read, so repeating
+it after an error is safe: the repetition either finds the history key of the first attempt (``write`` is
+unique) or stands in for it.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+from utilctl_common.errors import UsageError
+from utilctl_common.names import parse_see_name
+from utilctl_common.policy import SeePolicy
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+
+from utilctl_controller.store import etcd_values
+from utilctl_controller.store.etcd_client import (
+    EtcdClient,
+    EtcdCompactedError,
+    EtcdError,
+    EtcdTooLargeError,
+    EtcdUnavailableError,
+    TxnResult,
+)
+from utilctl_controller.store.etcd_endpoints import Endpoint
+from utilctl_controller.store.etcd_read import EtcdReader
+from utilctl_controller.store.etcd_watch import watch_policies
+from utilctl_controller.store.port import (
+    Change,
+    Done,
+    HistoryEntry,
+    LostRace,
+    PolicyEvent,
+    Record,
+    Reloaded,
+    Snapshot,
+    StoreUnavailableError,
+    Unavailable,
+    WriteOutcome,
+)
+from utilctl_controller.store.values import MalformedValueError, NewerSchemaError
+
+DEFAULT_PREFIX: Final = "/utilctl/v1/"
+"""Where the keys live unless told otherwise."""
+
+DEFAULT_DEADLINE_NS: Final = 5 * NS_PER_S
+"""How long a call may take. Longer than an etcd election (1 to 2 s), shorter than a person's patience."""
+
+_ATTEMPTS_PER_DEADLINE: Final = 3
+"""One attempt gets this part of the deadline, so that a hung member does not eat all of it. Arbitrary."""
+
+_FIRST_PAUSE_NS: Final = 20 * NS_PER_MS
+_LONGEST_PAUSE_NS: Final = 500 * NS_PER_MS
+"""Pauses between attempts double from the first to the longest, with jitter. Arbitrary."""
+
+_MAX_HISTORY_LIMIT: Final = 1_000_000
+"""Most entries that one call returns. Arbitrary; keeps the number inside etcd's 64 bits."""
+
+T = TypeVar("T")
+
+
+class EtcdStore:
+    """PolicyStore on etcd. Connects when first used, so an etcd that is away is noticed by the first call.
+
+    A malformed value never stops a read or a watch: the SEE keeps its last good record, taken from its
+    history, and ``problems`` says so. A malformed value with no good history is left out. The next write
+    replaces it, except one that a newer controller wrote: that is refused as Unavailable.
+
+    ``deadline_ns`` bounds each write, epoch and read of one value; reading everything takes as many requests
+    as there are pages, each bounded.
+    """
+
+    def __init__(
+        self,
+        endpoints: tuple[Endpoint, ...],
+        prefix: str = DEFAULT_PREFIX,
+        *,
+        deadline_ns: int = DEFAULT_DEADLINE_NS,
+    ) -> None:
+        """``endpoints``: client ports of the members. ``prefix``: ASCII, begins and ends with a slash.
+
+        Raises UsageError for a prefix or endpoints that cannot be used, FailedError without the etcd3
+        package.
+        """
+        if not (prefix.isascii() and prefix.isprintable() and prefix.startswith("/") and prefix.endswith("/")):
+            raise UsageError(f"etcd prefix {prefix!r} does not begin and end with a slash")
+        self._where = "etcd at " + ",".join(str(endpoint) for endpoint in endpoints)
+        self._deadline_ns = deadline_ns
+        self._attempt_ns = deadline_ns // _ATTEMPTS_PER_DEADLINE
+        self._keys = etcd_values.Keys(prefix)
+        self._client = EtcdClient(endpoints)
+        self._reader = EtcdReader(self._client, self._keys, self._attempt_ns)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each stored value that cannot be read. Empty when all is well."""
+        return self._reader.problems.sentences()
+
+    def snapshot(self) -> Snapshot:
+        """Every policy now, at one revision. Raises StoreUnavailableError."""
+        return self._answered(self._reader.snapshot)
+
+    def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
+        """See the port. Raises UsageError for a policy larger than the server takes (etcd's default: 1.5
+        MiB).
+        """
+        return self._write(policy.name, policy, change, expected_version)
+
+    def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
+        """See the port. Raises UsageError if ``see`` is not a name."""
+        return self._write(parse_see_name(see), None, change, expected_version)
+
+    def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
+        """See the port. A ``limit`` below 1 gives nothing. Raises UsageError if ``see`` is not a name."""
+        prefix = self._keys.all_history if see is None else self._keys.history_of(parse_see_name(see))
+        if limit < 1:
+            return ()
+        return self._answered(lambda: self._reader.history(prefix, min(limit, _MAX_HISTORY_LIMIT)))
+
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+        """See the port. Ends also when the store is closed."""
+        return watch_policies(self._reader, after_revision, stop)
+
+    def next_epoch(self) -> int:
+        """See the port."""
+        return self._answered(self._next_epoch)
+
+    def close(self) -> None:
+        """See the port. Watches end."""
+        self._client.close()
+
+    def _answered(self, attempt: Callable[[], T]) -> T:
+        try:
+            return self._repeated(attempt)
+        except EtcdError as error:
+            raise StoreUnavailableError(
+                f"{self._where} did not answer: {error}", hint="check that etcd runs there"
+            ) from None
+
+    def _repeated(self, attempt: Callable[[], T]) -> T:
+        """Repeat ``attempt`` while that may help and the deadline allows. Raises its last EtcdError."""
+        deadline_ns = time.monotonic_ns() + self._deadline_ns
+        pause_ns = _FIRST_PAUSE_NS
+        while True:
+            try:
+                return attempt()
+            except (EtcdUnavailableError, EtcdCompactedError):
+                jittered_ns = round(pause_ns * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+                pause_ns = min(pause_ns * 2, _LONGEST_PAUSE_NS)
+                if time.monotonic_ns() + jittered_ns >= deadline_ns:
+                    raise
+                if self._client.closed.wait(jittered_ns / NS_PER_S):
+                    raise
+
+    def _next_epoch(self) -> int:
+        kv, _ = self._client.get(self._keys.epoch, self._attempt_ns)
+        try:
+            epoch, identity = etcd_values.decode_epoch(kv)
+        except MalformedValueError as error:
+            raise StoreUnavailableError(
+                f"{self._where} holds a malformed epoch: {error}",
+                hint=f"put one never used, as {etcd_values.EPOCH_EXAMPLE}, into {self._keys.epoch}",
+            ) from None
+        puts = {self._keys.epoch: etcd_values.encode_epoch(epoch + 1, identity)}
+        revision = 0 if kv is None else kv.mod_revision
+        result = self._client.write_if(self._keys.epoch, revision, puts, (), (), self._attempt_ns)
+        if not result.succeeded:
+            # Somebody was faster, or an earlier attempt of ours, whose number is then left out.
+            raise EtcdUnavailableError("other controllers keep taking epochs")
+        self._reader.identity = identity
+        return epoch + 1
+
+    def _write(self, see: str, new: SeePolicy | None, change: Change, expected_version: int) -> WriteOutcome:
+        """Put ``new``, or delete (None), with the history entry, if the version is the expected one."""
+        try:
+            current, key_version, mod_revision = self._repeated(lambda: self._reader.current(see))
+        except NewerSchemaError as error:
+            return Unavailable(f"nothing was written: the stored policy of {see} was {error}")
+        except EtcdError as error:
+            return Unavailable(f"nothing was written: {self._where} did not answer: {error}")
+        version = 0 if current is None else current.version
+        if version != expected_version or (new is None and current is None):
+            return LostRace(current)
+
+        write_id = uuid.uuid4().hex
+        key, entry_key = self._keys.see(see), self._keys.history_of(see) + write_id
+        old = None if current is None else current.policy
+        puts = {entry_key: etcd_values.encode_history(see, old, new, change, key_version + 1)}
+        if new is not None:
+            puts[key] = etcd_values.encode_record(new, change, key_version + 1, write_id)
+        deletes = (key,) if new is None else ()
+
+        def attempt() -> TxnResult:
+            return self._client.write_if(key, mod_revision, puts, deletes, (entry_key, key), self._attempt_ns)
+
+        try:
+            result = self._repeated(attempt)
+            revision = result.revision
+            if not result.succeeded:
+                earlier, now = result.found
+                if earlier is None:
+                    return LostRace(None if now is None else self._reader.record(now))
+                revision = earlier.create_revision  # an attempt whose answer got lost had done it
+        except EtcdTooLargeError:
+            raise UsageError(
+                f"policy of {see} is too large for etcd",
+                hint="use fewer or shorter matchers, or raise etcd's --max-request-bytes",
+            ) from None
+        except EtcdError as error:
+            return Unavailable(f"{self._where} did not confirm the write: {error}")
+        return Done(None if new is None else Record(new, key_version + 1, revision, change), revision)

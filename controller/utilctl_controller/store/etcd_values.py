@@ -1,0 +1,142 @@
+"""Keys and values of the etcd adapter; ``etcd.py`` says what they mean."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from utilctl_common.errors import UsageError
+from utilctl_common.names import parse_see_name
+from utilctl_common.policy import SeePolicy
+
+from utilctl_controller.store import values
+from utilctl_controller.store.etcd_client import KeyValue
+from utilctl_controller.store.port import Change, HistoryEntry, Record
+from utilctl_controller.store.values import MalformedValueError
+
+EPOCH_EXAMPLE: Final = '{"epoch":8}'
+"""The least that an epoch key must hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix, which ends with a slash."""
+
+    prefix: str
+
+    @property
+    def all_sees(self) -> str:
+        """Prefix of the keys that hold an SEE each."""
+        return f"{self.prefix}see/"
+
+    @property
+    def all_history(self) -> str:
+        """Prefix of the keys that hold a change each."""
+        return f"{self.prefix}history/"
+
+    @property
+    def epoch(self) -> str:
+        """The key of the controller epoch."""
+        return f"{self.prefix}epoch"
+
+    def see(self, see: str) -> str:
+        """The key of one SEE."""
+        return self.all_sees + see
+
+    def see_of(self, key: str) -> str:
+        """The reverse of ``see``."""
+        return key.removeprefix(self.all_sees)
+
+    def history_of(self, see: str) -> str:
+        """Prefix of one SEE's changes. Commas stand for slashes, so that it is no prefix of a child's."""
+        return f"{self.all_history}{see.replace('/', ',')}/"
+
+
+def is_see_name(text: str) -> bool:
+    """Whether ``text`` may name an SEE."""
+    try:
+        parse_see_name(text)
+    except UsageError:
+        return False
+    return True
+
+
+def encode_record(policy: SeePolicy, change: Change, version: int, write_id: str) -> bytes:
+    """An SEE's value."""
+    return values.pack(
+        values.encode(
+            {
+                "policy": policy.to_json(),
+                "version": version,
+                "change": values.change_to_json(change),
+                "write": write_id,
+            }
+        )
+    )
+
+
+def decode_record(kv: KeyValue, see: str) -> Record:
+    """An SEE's record. Raises MalformedValueError."""
+    if not is_see_name(see):
+        raise MalformedValueError("the key is not a service name")
+    data = values.decode(values.unpack(kv.value))
+    policy = values.policy_of(data.get("policy"), see)
+    return Record(policy, kv.version, kv.mod_revision, values.change_of(data.get("change")))
+
+
+def encode_history(see: str, old: SeePolicy | None, new: SeePolicy | None, change: Change, version: int) -> bytes:
+    """A change's value. ``version`` is the SEE's after it."""
+    return values.pack(
+        values.encode(
+            {
+                "see": see,
+                "old": None if old is None else old.to_json(),
+                "new": None if new is None else new.to_json(),
+                "change": values.change_to_json(change),
+                "version": version,
+            }
+        )
+    )
+
+
+def decode_history(kv: KeyValue) -> HistoryEntry:
+    """A change. Raises MalformedValueError."""
+    data = values.decode(values.unpack(kv.value))
+    see = data.get("see")
+    if not isinstance(see, str) or not is_see_name(see):
+        raise MalformedValueError("it names no service")
+    return HistoryEntry(
+        see=see,
+        change=values.change_of(data.get("change")),
+        old=values.optional_policy_of(data.get("old"), see),
+        new=values.optional_policy_of(data.get("new"), see),
+        revision=kv.create_revision,
+    )
+
+
+def encode_epoch(epoch: int, identity: str) -> bytes:
+    """The epoch key's value. ``write`` makes every value unique."""
+    return values.pack(values.encode({"epoch": epoch, "store": identity, "write": uuid.uuid4().hex}))
+
+
+def decode_epoch(kv: KeyValue | None) -> tuple[int, str]:
+    """The epoch (0 if there is none yet) and the database's identity (new if none). Raises
+    MalformedValueError.
+    """
+    if kv is None:
+        return 0, uuid.uuid4().hex
+    data = values.decode(values.unpack(kv.value))
+    epoch, identity = data.get("epoch"), data.get("store")
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        raise MalformedValueError("it is not a count")
+    return epoch, identity if isinstance(identity, str) else uuid.uuid4().hex
+
+
+def identity_of(kv: KeyValue) -> str | None:
+    """The database's identity in the epoch key, None if it holds none that can be read."""
+    try:
+        identity = values.decode(values.unpack(kv.value)).get("store")
+    except MalformedValueError:
+        return None
+    return identity if isinstance(identity, str) else None

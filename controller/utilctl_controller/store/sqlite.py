@@ -1,0 +1,192 @@
+"""The policy store in one SQLite file: no server, durable, safe for several threads and processes on one
+machine.
+
+The file must lie on a local disk (SQLite's write-ahead log needs shared memory). To put back a backup, stop every
+controller and delete the files with ``-wal`` and ``-shm`` behind the name: they belong to the old file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from utilctl_common.errors import FailedError, UsageError
+from utilctl_common.names import parse_see_name
+from utilctl_common.policy import SeePolicy
+from utilctl_common.quantities import NS_PER_S
+
+from utilctl_controller.store import sqlite_rows
+from utilctl_controller.store.port import (
+    Change,
+    Done,
+    HistoryEntry,
+    LostRace,
+    PolicyEvent,
+    Record,
+    Reloaded,
+    Snapshot,
+    StoreUnavailableError,
+    Unavailable,
+    WriteOutcome,
+)
+from utilctl_controller.store.sqlite_file import (
+    check_same_file,
+    close_quietly,
+    file_id,
+    meaning_of,
+    open_file,
+    transaction,
+)
+from utilctl_controller.store.sqlite_watch import watch_policies
+from utilctl_controller.store.values import NewerSchemaError, Problems
+
+DEFAULT_DEADLINE_NS: Final = 5 * NS_PER_S
+"""How long a call waits for other threads and processes. Arbitrary: a write takes milliseconds."""
+
+
+class SqliteStore:
+    """PolicyStore in one file, which is created if it does not exist.
+
+    A malformed value never stops a read or a watch: the SEE keeps its last good record, taken from its
+    history, and ``problems`` says so. A malformed value with no good history is left out. The next write
+    replaces it, except one that a newer controller wrote: that is refused as Unavailable.
+
+    A file that was deleted or replaced while in use is neither read nor written until the program starts again.
+    """
+
+    def __init__(self, path: Path, *, deadline_ns: int = DEFAULT_DEADLINE_NS) -> None:
+        """Open or create ``path``. Raises as ``sqlite_file.open_file`` does."""
+        self._path = path.absolute()
+        self._deadline_ns = deadline_ns
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._problems = Problems()
+        self._connection: sqlite3.Connection | None = open_file(self._path, deadline_ns, create=True)
+        self._file_id = file_id(self._path)
+        with self._used(write=False) as connection:
+            self._identity = sqlite_rows.identity(connection)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each stored value that cannot be read. Empty when all is well."""
+        return self._problems.sentences()
+
+    def snapshot(self) -> Snapshot:
+        """See the port."""
+        return self._identified_snapshot()[1]
+
+    def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
+        """See the port."""
+        return self._write(policy.name, policy, change, expected_version)
+
+    def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
+        """See the port. Raises UsageError if ``see`` is not a name."""
+        return self._write(parse_see_name(see), None, change, expected_version)
+
+    def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
+        """See the port. A ``limit`` below 1 gives nothing. Raises UsageError if ``see`` is not a name."""
+        name = None if see is None else parse_see_name(see)
+        with self._used(write=False) as connection:
+            return sqlite_rows.history(connection, name, limit, self._problems)
+
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+        """See the port. Ends also when the store is closed."""
+        return watch_policies(
+            self._path,
+            self._identified_snapshot,
+            self._problems,
+            after_revision=after_revision,
+            identity=self._identity,
+            file_id=self._file_id,
+            stop=stop,
+            closed=self._closed,
+        )
+
+    def next_epoch(self) -> int:
+        """See the port."""
+        with self._used(write=True) as connection:
+            connection.execute("UPDATE utilctl_store SET epoch = epoch + 1")
+            return int(connection.execute("SELECT epoch FROM utilctl_store").fetchone()[0])
+
+    def close(self) -> None:
+        """See the port. Watches end."""
+        self._closed.set()
+        with self._lock:
+            self._drop()
+
+    def _identified_snapshot(self) -> tuple[str, Snapshot]:
+        """The database's identity and every policy in it."""
+        records: dict[str, Record] = {}
+        with self._used(write=False) as connection:
+            self._identity = sqlite_rows.identity(connection)
+            revision = sqlite_rows.last_revision(connection)
+            rows = sqlite_rows.all_sees(connection)
+            for row in rows:
+                record = sqlite_rows.record(connection, row, self._problems)
+                if record is not None:
+                    records[row.name] = record
+        self._problems.keep_only({row.key for row in rows}, sqlite_rows.SEE_KEY_PREFIX)
+        return self._identity, Snapshot(revision, MappingProxyType(records))
+
+    def _write(self, see: str, new: SeePolicy | None, change: Change, expected_version: int) -> WriteOutcome:
+        """Put ``new``, or delete (None), with the history entry, if the version is the expected one."""
+        try:
+            with self._used(write=True) as connection:
+                row = sqlite_rows.see(connection, see)
+                if row is not None:
+                    sqlite_rows.refuse_newer(row)
+                current = None if row is None else sqlite_rows.record(connection, row, self._problems)
+                version = 0 if current is None else current.version
+                if version != expected_version or (new is None and current is None):
+                    return LostRace(current)
+                next_version = 1 if row is None else row.version + 1
+                revision = sqlite_rows.append_change(
+                    connection, see, next_version, None if current is None else current.policy, new, change
+                )
+                if new is None:
+                    sqlite_rows.delete_see(connection, see)
+                else:
+                    sqlite_rows.replace_see(connection, new, next_version, revision, change)
+        except NewerSchemaError as error:
+            return Unavailable(f"nothing was written: the stored policy of {see} was {error}")
+        except StoreUnavailableError as error:
+            return Unavailable(str(error))
+        self._problems.clear(sqlite_rows.SEE_KEY_PREFIX + see)
+        return Done(None if new is None else Record(new, next_version, revision, change), revision)
+
+    @contextlib.contextmanager
+    def _used(self, *, write: bool) -> Iterator[sqlite3.Connection]:
+        """One transaction on the file. Raises StoreUnavailableError for all that can go wrong with it."""
+        if not self._lock.acquire(timeout=self._deadline_ns / NS_PER_S):
+            raise StoreUnavailableError(f"store {self._path}: other threads keep it busy", hint="try again")
+        try:
+            connection = self._open_connection()
+            try:
+                with transaction(connection, write=write):
+                    yield connection
+            except sqlite3.Error as error:
+                self._drop()  # the next call starts afresh, so that a repaired file is usable at once
+                raise meaning_of(error, self._path) from None
+        finally:
+            self._lock.release()
+
+    def _open_connection(self) -> sqlite3.Connection:
+        if self._closed.is_set():
+            raise StoreUnavailableError(f"store {self._path} is closed")
+        check_same_file(self._path, self._file_id)
+        if self._connection is None:
+            try:
+                self._connection = open_file(self._path, self._deadline_ns, create=False)
+            except (FailedError, UsageError) as error:  # it was turned into something else
+                raise StoreUnavailableError(error.message, hint=error.hint) from None
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            close_quietly(self._connection)
+            self._connection = None

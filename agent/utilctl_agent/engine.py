@@ -36,7 +36,9 @@ class Engine:
     _groups: dict[str, Group] = field(default_factory=dict)
     _watched: set[str] = field(default_factory=set)  # measured only
     _last_wait_ns: dict[str, int] = field(default_factory=dict)
-    _base_ns: dict[str, int] = field(default_factory=dict)  # the group's CPU time that is not counted as the principal's
+    _base_ns: dict[str, int] = field(
+        default_factory=dict
+    )  # the group's CPU time that is not counted as the principal's
 
     def __post_init__(self) -> None:
         self._governor = PauseGovernor(self.pause_settings)

@@ -24,7 +24,7 @@ from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.host.cgroup import freezer_refusal
-from utilctl_agent.host.processes import identify, read_stat
+from utilctl_agent.host.procstat import identify, read_stat
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.thaw import default_run_dir

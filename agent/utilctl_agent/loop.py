@@ -30,7 +30,8 @@ from utilctl_agent.host.cgroup import CgroupGroup
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
 from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
-from utilctl_agent.host.processes import ProcessGroup, ProcessId
+from utilctl_agent.host.processes import ProcessGroup
+from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.host.scheduling import promote
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, PrincipalReport, Roster
 from utilctl_agent.safety.journal import Journal
@@ -298,9 +299,7 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
     return 0
 
 
-def _await_settings(
-    channel: Channel, journal: Journal, guard_fd: int
-) -> tuple[LoopSettings, list[Message]] | None:
+def _await_settings(channel: Channel, journal: Journal, guard_fd: int) -> tuple[LoopSettings, list[Message]] | None:
     """The settings and the orders that came with them; None if nobody is left to send any."""
     while True:
         journal.beat(time.monotonic_ns())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from utilctl_proto.v1 import control_pb2
-
 from utilctl_cli import codec
 from utilctl_cli.documents import (
     DeleteDocument,
@@ -15,6 +13,7 @@ from utilctl_cli.documents import (
     SetShareDocument,
 )
 from utilctl_cli.transport import Transport
+from utilctl_proto.v1 import control_pb2
 
 
 class ControllerClient:

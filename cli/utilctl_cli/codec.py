@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from utilctl_common.matchers import Matcher
-from utilctl_common.quantities import NS_PER_S, NS_PER_US
-from utilctl_proto.v1 import common_pb2, control_pb2
-
 from utilctl_cli.documents import (
     ControllerDocument,
     DeleteDocument,
@@ -25,6 +21,9 @@ from utilctl_cli.documents import (
     ServicesDocument,
     SetShareDocument,
 )
+from utilctl_common.matchers import Matcher
+from utilctl_common.quantities import NS_PER_S, NS_PER_US
+from utilctl_proto.v1 import common_pb2, control_pb2
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import click
+
 from utilctl_common.errors import FailedError, UtilctlError
 
 INTERRUPTED: Final = 130

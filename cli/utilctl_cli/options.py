@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+
+from utilctl_cli.tracing import command_span
 from utilctl_common.errors import UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.quantities import NS_PER_S, parse_cores, parse_duration_ns, parse_share
-
-from utilctl_cli.tracing import command_span
 
 DEFAULT_CONTROLLER: Final = "127.0.0.1:7400"
 DEFAULT_TIMEOUT: Final = "5s"

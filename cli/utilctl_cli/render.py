@@ -13,7 +13,6 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from utilctl_common.quantities import NS_PER_S
 
 from utilctl_cli.documents import (
     ControllerDocument,
@@ -27,6 +26,7 @@ from utilctl_cli.documents import (
 )
 from utilctl_cli.failures import one_line
 from utilctl_cli.wording import cap_words, change_words, match_words, number_words
+from utilctl_common.quantities import NS_PER_S
 
 WIDTH_WHEN_PIPED: Final = 80
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""

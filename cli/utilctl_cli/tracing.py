@@ -28,6 +28,7 @@ def command_span(command: str) -> Iterator[None]:
         yield
         return
     from opentelemetry.trace import Status, StatusCode
+
     from utilctl_common.telemetry import setup
 
     for name in ("opentelemetry", "utilctl_common.telemetry"):
@@ -56,6 +57,7 @@ def traced_channel(channel: grpc.Channel) -> grpc.Channel:
     if tracer is None:
         return channel
     import grpc
+
     from utilctl_common.telemetry_grpc import TracingClientInterceptor
 
     return grpc.intercept_channel(channel, TracingClientInterceptor(tracer))

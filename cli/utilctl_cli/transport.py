@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar, cast
 
 import grpc
+
+from utilctl_cli.tracing import traced_channel
 from utilctl_common.errors import ConflictError, FailedError, UnreachableError, UsageError, UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_proto.v1.control_pb2_grpc import ControlServiceStub
-
-from utilctl_cli.tracing import traced_channel
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

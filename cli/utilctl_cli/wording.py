@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from utilctl_common.matchers import matcher_from_mapping
-
 from utilctl_cli.documents import DeleteDocument, PolicyDocument, SetShareDocument
+from utilctl_common.matchers import matcher_from_mapping
 
 
 def number_words(value: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from utilctl_cli.main import main
 from utilctl_proto.v1 import control_pb2_grpc
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_cli import codec
 from utilctl_proto.v1 import common_pb2, control_pb2
 

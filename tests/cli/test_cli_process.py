@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
 from utilctl_proto.v1 import common_pb2, control_pb2
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

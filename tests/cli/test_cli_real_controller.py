@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import grpc
 import pytest
+
 from utilctl_proto.v1 import agent_pb2, agent_pb2_grpc
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_cli import render, wording
 from utilctl_cli.documents import (
     ControllerDocument,

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from utilctl_proto.v1 import common_pb2, control_pb2
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_cli.failures import one_line
 from utilctl_cli.main import COMMANDS
 from utilctl_cli.near import MAX_SUGGESTIONS, near_names

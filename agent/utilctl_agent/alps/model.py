@@ -44,9 +44,7 @@ class CoreSettings:
 
     def __post_init__(self) -> None:
         if not MIN_QUANTUM_NS <= self.quantum_ns <= MAX_QUANTUM_NS:
-            raise UsageError(
-                f"quantum of {self.quantum_ns / NS_PER_MS:g} ms is out of range", hint="use 1ms to 10s"
-            )
+            raise UsageError(f"quantum of {self.quantum_ns / NS_PER_MS:g} ms is out of range", hint="use 1ms to 10s")
         if self.cycle_ns is not None and self.cycle_ns < self.quantum_ns:
             raise UsageError("a cycle shorter than its quantum cannot be controlled", hint="lengthen the cycle")
         if self.cores < 1:

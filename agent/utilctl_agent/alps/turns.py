@@ -30,8 +30,17 @@ DONE_NS: Final = 25_000
 """An allowance this small counts as used up. Arbitrary: half a wake-up latency; the rest is carried over."""
 MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
-BLOCKED_TOLERANCE: Final = 0.02
-"""Fraction of an interval a hungry principal may seem blocked, for the rounding of the kernel's counters."""
+ROUNDING: Final = 0.02
+"""Fraction of an interval below which use and waiting are put down to the rounding of the kernel's counters."""
+BLOCKED_TOLERANCE: Final = 0.1
+"""Fraction of an observation that a hungry principal may seem blocked. Time that the hypervisor or interrupts took
+is neither use nor waiting, so a lower bound would lose control on a noisy machine. Work conservation does not hang on
+it: a principal that leaves part of a core unused shows so in its rate, and another one is admitted beside it."""
+ASLEEP: Final = 0.5
+"""Seemingly blocked for more than this, a principal is light at once; for less, only if it happens twice running."""
+DOUBTFUL: Final = 0.8
+"""Up to this, one that is seen ready at the instant of the observation stays hungry: beside foreign load the kernel's
+pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
 FULL_TOLERANCE_CORES: Final = 0.05
 """Cores that may stay unused before another hungry principal is admitted."""
 MAX_STREAK: Final = 1
@@ -173,10 +182,17 @@ class TurnScheduler:
         principal.last_wait_ns = reading.wait_ns
         principal.credit_ns += waited_ns
         wanted_ns = min(elapsed_ns, principal.observed_used_ns + waited_ns)
-        slack_ns = BLOCKED_TOLERANCE * elapsed_ns
+        slack_ns = ROUNDING * elapsed_ns
+        blocked_ns = elapsed_ns - wanted_ns
         principal.active = wanted_ns > slack_ns
-        principal.hungry = principal.active and elapsed_ns - wanted_ns <= slack_ns + self._settings.reading_error_ns
-        principal.streak = min(principal.streak + 1, MAX_STREAK) if principal.hungry else 0
+        if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + self._settings.reading_error_ns:
+            principal.hungry = True
+            principal.streak = min(principal.streak + 1, MAX_STREAK)
+        elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
+            pass  # the counters may have lost waiting time, and at this instant it is ready
+        else:
+            principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
+            principal.streak = 0
         seen_cores = principal.observed_used_ns / elapsed_ns
         if waited_ns > slack_ns:
             seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
@@ -223,7 +239,8 @@ class TurnScheduler:
         held = len(running) < len(hungry) or any(
             p.active and not p.hungry and p.allowance_ns <= DONE_NS for p in self._principals.values()
         )
-        full = load >= self._settings.cores - FULL_TOLERANCE_CORES
+        # On one core a hungry principal with allowance leaves nothing idle, however little of the core is left to it.
+        full = self._settings.cores == 1 or load >= self._settings.cores - FULL_TOLERANCE_CORES
         closed: tuple[CycleRecord, ...] = ()
         if held and not (running and full):
             closed = self._close(now_ns, hungry)
@@ -258,7 +275,8 @@ class TurnScheduler:
                 principal.ineligible_since_ns = now_ns
             # Where nobody was held back, what was used beyond the allotment did no harm and is no debt.
             least_ns = -self._cycle_ns if self._held_back else 0
-            principal.allowance_ns = max(least_ns, min(principal.allowance_ns, principal.credit_ns))
+            most_ns = principal.allowance_ns if self._always_usable(principal) else principal.credit_ns
+            principal.allowance_ns = max(least_ns, min(principal.allowance_ns, most_ns))
             principal.credit_ns = max(0, principal.allowance_ns)
         cycles = min(
             (
@@ -271,6 +289,10 @@ class TurnScheduler:
         for principal in self._principals.values():
             principal.allowance_ns += cycles * principal.allotment_ns
         return (self._record(now_ns),)
+
+    def _always_usable(self, principal: _Principal) -> bool:
+        """Whether only we, or others, can keep it from using its allowance: hungry, with one core to use it on."""
+        return principal.hungry and self._settings.cores == 1
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """Nobody is hungry, so nobody's use takes anything from anybody: everyone starts afresh."""

@@ -59,9 +59,7 @@ def parse_mountinfo(text: str) -> tuple[CgroupMount, ...]:
         left, right = before.split(" "), after.split(" ")
         if not separator or len(left) < 5 or len(right) < 3 or right[0] not in ("cgroup", "cgroup2"):
             continue
-        controllers = (
-            frozenset(right[2].split(",")) - {"rw", "ro"} if right[0] == "cgroup" else frozenset[str]()
-        )
+        controllers = frozenset(right[2].split(",")) - {"rw", "ro"} if right[0] == "cgroup" else frozenset[str]()
         mounts.append(CgroupMount(Path(_unescape(left[4])), _unescape(left[3]), controllers))
     return tuple(mounts)
 
@@ -73,9 +71,7 @@ def _unescape(text: str) -> str:
 def cgroup_mounts(proc_root: Path = Path("/proc")) -> tuple[CgroupMount, ...]:
     """The cgroup mounts that this process sees; empty where mountinfo cannot be read."""
     try:
-        return parse_mountinfo(
-            (proc_root / "self" / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-        )
+        return parse_mountinfo((proc_root / "self" / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError:
         return ()
 

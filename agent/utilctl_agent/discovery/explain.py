@@ -102,9 +102,7 @@ def _condition_result(
     actual = observed(condition, facts)
     if condition.key == "tree":
         held = in_tree(key, int(condition.value), table)
-        actual = "started by " + (
-            " by ".join(str(a.pid) for a in table.ancestors(key) if a != key) or "nobody known"
-        )
+        actual = "started by " + (" by ".join(str(a.pid) for a in table.ancestors(key) if a != key) or "nobody known")
     elif condition.key == "pid":
         held = table.bound_pids.get(int(condition.value)) == key
         if not held and int(condition.value) == key.pid:

@@ -127,9 +127,7 @@ class ProcessTable:
 
     def manages(self, key: ProcessKey) -> bool:
         """Whether the process may belong to an SEE at all."""
-        return (self.in_scope is None or key in self.in_scope) and not (
-            key.pid in self.unmanaged and key in self.live
-        )
+        return (self.in_scope is None or key in self.in_scope) and not (key.pid in self.unmanaged and key in self.live)
 
     def ancestors(self, key: ProcessKey) -> Iterable[ProcessKey]:
         """The process itself, then its known ancestors, nearest first."""
@@ -151,8 +149,6 @@ def table_of(
     live = {facts.key: facts for facts in processes}
     by_pid = {key.pid: key for key in live}
     parents = {
-        key: parent
-        for key, facts in live.items()
-        if (parent := by_pid.get(facts.ppid)) is not None and parent != key
+        key: parent for key, facts in live.items() if (parent := by_pid.get(facts.ppid)) is not None and parent != key
     }
     return ProcessTable(live, parents, bound_pids=by_pid, unmanaged=unmanaged, in_scope=in_scope)

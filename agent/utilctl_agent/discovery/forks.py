@@ -61,9 +61,7 @@ class ForkEvents:
         self.lost = 0
         """How often the kernel had to drop events because scans were too far apart."""
         try:
-            self._socket = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR
-            )
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR)
         except OSError as error:
             raise _not_allowed(error.strerror or str(error)) from None
         try:

@@ -107,9 +107,7 @@ class _OwnedTree:
 class _Check:
     """Compares cgroups with the members of one SEE, now."""
 
-    def __init__(
-        self, members: set[int], strangers: set[int], mount: CgroupMount, reader: ProcReader
-    ) -> None:
+    def __init__(self, members: set[int], strangers: set[int], mount: CgroupMount, reader: ProcReader) -> None:
         self._members = members
         self._strangers = strangers
         self._mount = mount

@@ -99,10 +99,7 @@ class Lineage:
         parent = self.parents.get(key)
         if parent is None or parent not in self.departed or key in keep:
             return
-        if (
-            _alike(self.departed[key], self.departed[parent])
-            or self._departed_above(key) >= MAX_DEPARTED_CHAIN
-        ):
+        if _alike(self.departed[key], self.departed[parent]) or self._departed_above(key) >= MAX_DEPARTED_CHAIN:
             for child in self._children.pop(key, set()):
                 self._adopt(child, parent)
             self._children[parent].discard(key)

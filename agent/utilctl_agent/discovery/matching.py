@@ -130,10 +130,7 @@ class PolicyMatcher:
         held = self._held.get(key)
         if held is None or held[0] is not facts:
             alone = tuple(
-                (see.name, matcher)
-                for see in self.sees
-                for matcher in see.matchers
-                if matcher.holds_alone(facts)
+                (see.name, matcher) for see in self.sees for matcher in see.matchers if matcher.holds_alone(facts)
             )
             held = self._held[key] = (facts, alone)
         explicit: dict[str, int] = {}

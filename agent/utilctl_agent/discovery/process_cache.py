@@ -108,9 +108,7 @@ class ProcessCache:
         # A pid that came or went changes the number of entries, or was read anew, which sets the mark.
         changed = self._dirty or len(self._entries) != len(before)
         if changed:
-            self.live = {
-                entry.key: entry.facts for entry in self._entries.values() if entry.facts is not None
-            }
+            self.live = {entry.key: entry.facts for entry in self._entries.values() if entry.facts is not None}
             self._unreadable = sum(facts.environment is None for facts in self.live.values())
         self.stats = ScanStats(
             processes=len(self.live),

@@ -119,9 +119,7 @@ class ProcReader:
         try:
             names = os.listdir(self.proc_root)  # noqa: PTH208 - Path objects cost more than the call
         except OSError as error:
-            raise FailedError(
-                f"cannot list {self.proc_root}: {error.strerror}", hint="mount proc there"
-            ) from None
+            raise FailedError(f"cannot list {self.proc_root}: {error.strerror}", hint="mount proc there") from None
         return [int(name) for name in names if name.isdecimal()]
 
     def stat_text(self, pid: int) -> bytes:

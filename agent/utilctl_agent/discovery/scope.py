@@ -120,13 +120,9 @@ def _cgroup_scope(value: str, mounts: tuple[CgroupMount, ...]) -> CgroupScope:
         if path is not None and directory.is_dir():
             return CgroupScope(path, (mount,))
     path = str(directory)
-    having = tuple(
-        mount for mount in mounts if (place := mount.directory(path)) is not None and place.is_dir()
-    )
+    having = tuple(mount for mount in mounts if (place := mount.directory(path)) is not None and place.is_dir())
     if not having:
-        raise UsageError(
-            f"there is no cgroup {path} in any hierarchy", hint="create it first, or check the path"
-        )
+        raise UsageError(f"there is no cgroup {path} in any hierarchy", hint="create it first, or check the path")
     return CgroupScope(path, having)
 
 
@@ -138,9 +134,7 @@ def _tree_scope(value: str, reader: ProcReader) -> TreeScope:
     except ProcessGoneError:
         raise UsageError(f"scope tree:{value}: there is no such process", hint="start it first") from None
     except ProcessHiddenError:
-        raise UsageError(
-            f"scope tree:{value}: the process is hidden from this user", hint="run as root"
-        ) from None
+        raise UsageError(f"scope tree:{value}: the process is hidden from this user", hint="run as root") from None
     if stat.kernel_thread or stat.ended:
         what = "is a kernel thread" if stat.kernel_thread else "has ended"
         raise UsageError(f"scope tree:{value}: the process {what}", hint="name a running process")

@@ -17,9 +17,10 @@ from typing import Final
 
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
+from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.safety.journal import JournalError
 from utilctl_common.errors import FailedError
-from utilctl_common.quantities import NS_PER_MS, NS_PER_US
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S, NS_PER_US
 
 
 def cgroup2_mount() -> Path | None:
@@ -57,6 +58,11 @@ of non-idle time (collect_percpu_times in kernel/sched/psi.c), so that readings 
 jiffies at HZ=250, one at HZ=100."""
 
 
+SAMPLED_MEMBERS: Final = 8
+"""Processes whose state is looked at to tell whether the group is ready at this instant. Arbitrary: 3 us each."""
+MEMBERS_EVERY_NS: Final = NS_PER_S
+
+
 class CgroupGroup:
     """One cgroup directory. Implements host.port.Group."""
 
@@ -80,6 +86,8 @@ class CgroupGroup:
             ) from None
         self._pressure: int | None = None
         self._pressure_read_ns = 0
+        self._members: list[bytes] = []
+        self._members_read_ns = 0
         with contextlib.suppress(OSError):
             self._pressure = self._open("cpu.pressure", os.O_RDONLY)
         try:
@@ -99,20 +107,33 @@ class CgroupGroup:
         return "freezer"
 
     def read(self) -> Reading:
-        """See host.port.Group. ``wait_ns`` is known every PRESSURE_EVERY_NS, where the kernel offers it at all."""
+        """See host.port.Group. ``wait_ns`` and ``blocked`` are known every PRESSURE_EVERY_NS."""
         try:
             stat = os.pread(self._stat, 64, 0)
             cpu_ns = int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
             wait_ns: int | None = None
-            if self._pressure is not None:
-                now_ns = time.monotonic_ns()
-                if now_ns - self._pressure_read_ns >= PRESSURE_EVERY_NS:
-                    self._pressure_read_ns = now_ns
+            blocked: bool | None = None
+            now_ns = time.monotonic_ns()
+            if now_ns - self._pressure_read_ns >= PRESSURE_EVERY_NS:
+                self._pressure_read_ns = now_ns
+                blocked = self._blocked(now_ns)
+                if self._pressure is not None:
                     pressure = os.pread(self._pressure, 256, 0)
                     wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US  # "... full ... total=N"
         except OSError as error:
             raise self._translated(error) from None
-        return Reading(cpu_ns, wait_ns, None if self._pressure is not None else False)
+        return Reading(cpu_ns, wait_ns, blocked)
+
+    def _blocked(self, now_ns: int) -> bool | None:
+        """Whether none of the members is ready or running; None if there are too many to look at."""
+        if now_ns - self._members_read_ns >= MEMBERS_EVERY_NS:
+            self._members_read_ns = now_ns
+            self._members = (self.path / "cgroup.procs").read_bytes().split()
+        for pid in self._members[:SAMPLED_MEMBERS]:
+            stat = read_stat(int(pid))
+            if stat is not None and stat[0] == b"R":
+                return False
+        return True if len(self._members) <= SAMPLED_MEMBERS else None
 
     def pause(self) -> None:
         """See host.port.Group."""

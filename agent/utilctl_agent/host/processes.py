@@ -13,52 +13,15 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
+from utilctl_agent.host.procstat import ProcessId, parse_stat
 from utilctl_agent.safety.journal import JournalError
-from utilctl_common.quantities import NS_PER_S
 
 _STOPPED_STATES: Final = (b"T", b"t")
 _BLOCKED_STATES: Final = (b"S", b"D", b"I", b"T", b"t", b"Z", b"X")
-_TICK_NS: Final = NS_PER_S // os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process that cannot be mistaken for a later one with the same pid.
-
-    ``start_ticks`` is field 22 of /proc/PID/stat: when it started, in clock ticks since boot.
-    """
-
-    pid: int
-    start_ticks: int
-
-
-def read_stat(pid: int) -> tuple[bytes, int, int, int] | None:
-    """(state, start ticks, threads, CPU time in ns by ticks) from /proc/PID/stat; None if the process is gone."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            content = os.read(fd, 1024)
-        finally:
-            os.close(fd)
-    except OSError:
-        return None
-    return _parse_stat(content)
-
-
-def _parse_stat(content: bytes) -> tuple[bytes, int, int, int]:
-    fields = content[content.rindex(b")") + 2 :].split()
-    return fields[0], int(fields[19]), int(fields[17]), (int(fields[11]) + int(fields[12])) * _TICK_NS
-
-
-def identify(pid: int) -> ProcessId | None:
-    """The identity of a live process, or None if there is none with that pid (zombies count as gone)."""
-    stat = read_stat(pid)
-    return None if stat is None or stat[0] in (b"Z", b"X") else ProcessId(pid, stat[1])
 
 
 class _Member:
@@ -73,7 +36,7 @@ class _Member:
         self._schedstat = -1
         try:
             self._stat = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-            state, start_ticks, self.threads, _ = _parse_stat(os.pread(self._stat, 1024, 0))
+            state, start_ticks, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
             # The pidfd and /proc/PID may name different processes; the start time settles it.
             if start_ticks != process.start_ticks or state in (b"Z", b"X"):
                 raise ProcessLookupError(errno.ESRCH, "process ended")
@@ -98,7 +61,7 @@ class _Member:
 
     def state(self) -> bytes:
         """State letter of the main thread; updates ``threads``. Raises OSError once the process has ended."""
-        letter, _, self.threads, _ = _parse_stat(os.pread(self._stat, 1024, 0))
+        letter, _, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
         return letter
 
     def stop(self) -> None:

@@ -160,9 +160,7 @@ class LinkApp:
             if span is not None:
                 span.end()
             self._session.send(
-                codec.applied(
-                    loop.epoch, loop.generation, first_cycle_done=first_cycle_done, at_unix_ns=time.time_ns()
-                )
+                codec.applied(loop.epoch, loop.generation, first_cycle_done=first_cycle_done, at_unix_ns=time.time_ns())
             )
 
     # -- the controller's side ----------------------------------------------------------------------------------
@@ -237,9 +235,7 @@ class LinkApp:
             self._rescan.clear()
             if self._keeper.current is not None:
                 try:
-                    self._members, self._scan_problems = await asyncio.to_thread(
-                        scanner.scan, self._keeper.policies()
-                    )
+                    self._members, self._scan_problems = await asyncio.to_thread(scanner.scan, self._keeper.policies())
                 except UtilctlError as error:
                     _LOG.warning("processes cannot be matched: %s", error)
                 self._instruct()

@@ -11,7 +11,7 @@ from utilctl_agent.discovery.forks import ForkEvents
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import HostScope, Scope, parse_scope
-from utilctl_agent.host.processes import read_stat
+from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.link.roster import SeeMembers
 from utilctl_common.errors import FailedError
 from utilctl_common.policy import SeePolicy
@@ -59,4 +59,3 @@ def _threads(pids: list[int]) -> int:
     if len(pids) > COUNT_THREADS_UP_TO:
         return len(pids)
     return sum(stat[2] for pid in pids if (stat := read_stat(pid)) is not None)
-

@@ -120,4 +120,3 @@ def _error_ratio(loop: LoopReport, last: LoopReport | None) -> float:
     cycles = loop.cycles - (last.cycles if last is not None else 0)
     error_sum = loop.rms_error_sum - (last.rms_error_sum if last is not None else 0.0)
     return max(0.0, error_sum) / cycles if cycles > 0 else 0.0
-

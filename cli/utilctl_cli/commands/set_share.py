@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import click
-from utilctl_common.errors import UsageError
-from utilctl_common.matchers import MATCHER_KEYS, Matcher, parse_matchers
-from utilctl_common.policy import MODES
-from utilctl_common.quantities import parse_share
 
 from utilctl_cli.options import (
     FLOOR,
@@ -22,6 +18,10 @@ from utilctl_cli.options import (
     write_options,
 )
 from utilctl_cli.output import emit
+from utilctl_common.errors import UsageError
+from utilctl_common.matchers import MATCHER_KEYS, Matcher, parse_matchers
+from utilctl_common.policy import MODES
+from utilctl_common.quantities import parse_share
 
 _NO_CAP = object()
 """What ``--cap none`` parses to: None already means that the option was not given."""

@@ -17,7 +17,8 @@ from typing import Final
 
 from utilctl_agent.host.cgroup import CgroupGroup, freezer_refusal
 from utilctl_agent.host.port import Group
-from utilctl_agent.host.processes import ProcessGroup, identify
+from utilctl_agent.host.processes import ProcessGroup
+from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.errors import FailedError
@@ -75,7 +76,9 @@ class Machine:
 
     # -- start --------------------------------------------------------------------------------------------------
 
-    def _spawn(self, argv: Sequence[str], *, stop: signal.Signals, stdout: int | None = None) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, argv: Sequence[str], *, stop: signal.Signals, stdout: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a program that ends with us, by ``stop``; its complaints go to the log."""
         libc = ctypes.CDLL(None, use_errno=True)
         log = self._stack.enter_context(self._log.open("ab"))

@@ -85,6 +85,7 @@ def settle_top(network: Network, weight: Sequence[float], fix_arc: FixArc) -> li
     pending, done = [network], list[Network]()
     while pending:
         part = pending.pop()
+        part.upper = part.bounds(part.lower)[1]
         risers = [
             Riser(node, weight[part.node[node]], part.granted[node], part.lower[node], part.upper[node])
             for node, above in enumerate(part.parent)
@@ -96,7 +97,7 @@ def settle_top(network: Network, weight: Sequence[float], fix_arc: FixArc) -> li
         fixed = sum(
             low
             for low, high, above in zip(part.lower, part.upper, part.parent, strict=True)
-            if above < 0 and low == high
+            if above < 0 and low >= high
         )
         level = level_for(risers, part.reach() - fixed)
         amounts = list(part.lower)
@@ -133,6 +134,7 @@ def settle_below(
     frozen: set[int] = set()
     while pending:
         part = pending.pop()
+        part.upper = part.bounds(part.lower)[1]
         risers = _risers(part, weight, members, frozen, shared_totals=shared_totals)
         if not risers:
             done.append(part)
@@ -203,7 +205,7 @@ def _violation(
     """
     children = part.children()
     for node, (need, most) in enumerate(zip(low, high, strict=True)):
-        if need > most:
+        if need - most > _slack(part):
             return _required(node, amounts, low, children, below=True), need - most, None
     cut = part.min_cut(low, high)
     if cut is None:

@@ -1,0 +1,47 @@
+"""/proc/PID/stat: who a process is, what it does, what it used."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from utilctl_common.quantities import NS_PER_S
+
+_TICK_NS: Final = NS_PER_S // os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same pid.
+
+    ``start_ticks`` is field 22 of /proc/PID/stat: when it started, in clock ticks since boot.
+    """
+
+    pid: int
+    start_ticks: int
+
+
+def read_stat(pid: int) -> tuple[bytes, int, int, int] | None:
+    """(state, start ticks, threads, CPU time in ns by ticks) from /proc/PID/stat; None if the process is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.read(fd, 1024)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return parse_stat(content)
+
+
+def parse_stat(content: bytes) -> tuple[bytes, int, int, int]:
+    """(state, start ticks, threads, CPU time in ns by ticks) from the content of /proc/PID/stat."""
+    fields = content[content.rindex(b")") + 2 :].split()
+    return fields[0], int(fields[19]), int(fields[17]), (int(fields[11]) + int(fields[12])) * _TICK_NS
+
+
+def identify(pid: int) -> ProcessId | None:
+    """The identity of a live process, or None if there is none with that pid (zombies count as gone)."""
+    stat = read_stat(pid)
+    return None if stat is None or stat[0] in (b"Z", b"X") else ProcessId(pid, stat[1])

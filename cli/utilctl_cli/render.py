@@ -111,21 +111,6 @@ def history(document: HistoryDocument) -> str:
     return _text(columns, rows, "no change has been made yet", [])
 
 
-def plan(services: Iterable[tuple[str, float, dict[str, float], str]], footer: Sequence[str]) -> str:
-    """``utilctl plan``: name, total and per-host cores, and bottleneck of each service, then ``footer``."""
-    columns = (_name("SERVICE"), Column("CORES"), _name("BY HOST"), _name("BOTTLENECK"))
-    rows = [
-        (
-            name,
-            f"{total:.3f}",
-            ", ".join(f"{host} {cores:.3f}" for host, cores in by_host.items()),
-            bottleneck,
-        )
-        for name, total, by_host, bottleneck in services
-    ]
-    return _text(columns, rows, "the file names no services", footer)
-
-
 def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:
     changed = f"version {service['version']}, {service['changed_at'] or 'at an unknown time'}"
     return [

@@ -15,8 +15,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-_INT32_MAX: Final = 2**31 - 1
 _SAFE_BITS: Final = 30
+"""Capacities of one round stay below 2**30: scipy adds the capacities of an arc and its reverse in 32 bits."""
+
+_MOST_UNITS: Final = 2**_SAFE_BITS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +196,8 @@ class LargeGraph:
         pushed = 0
         while True:
             units = np.empty(2 * arcs, dtype=np.int32)
-            units[ahead] = np.minimum(forward >> shift, _INT32_MAX)
-            units[back] = np.minimum(backward >> shift, _INT32_MAX)
+            units[ahead] = np.minimum(forward >> shift, _MOST_UNITS)
+            units[back] = np.minimum(backward >> shift, _MOST_UNITS)
             result = maximum_flow(csr_array((units, self._columns, self._first), shape=shape), source, sink)
             moved = result.flow.data[ahead].astype(np.int64) << shift
             forward -= moved

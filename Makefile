@@ -1,0 +1,58 @@
+# Every target sets up what it needs: a virtual environment in .venv, and for `test` Debian's etcd-server.
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(PATH)
+# The helpers of the tests are modules too.
+export MYPYPATH := tests
+
+.PHONY: help demo test lint format proto proto-release bench clean
+
+help:
+	@echo "make demo    watch fleet-wide shares at work on this machine (about 20 s)"
+	@echo "make test    lint, types, import rules, generated code, and all tests"
+	@echo "make lint    the checks without the tests"
+	@echo "make bench   reproduce the experiments; QUICK=1 for a short run"
+	@echo "make proto   regenerate the code from proto/"
+
+$(VENV)/.installed: pyproject.toml tools/setup_venv.sh
+	@tools/setup_venv.sh $(VENV) .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml tools/setup_venv.sh
+	@tools/setup_venv.sh $(VENV) '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(BIN)/utilctl demo
+
+test: lint
+	@tools/setup_etcd.sh $(VENV)/etcd
+	$(BIN)/pytest -n 2 -q -m "not quiet"
+	$(BIN)/pytest -q -m quiet
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/generate_proto.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against proto/released.binpb
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.installed-dev
+	$(BIN)/python tools/generate_proto.py
+
+# After a release: later changes are checked against this state of the wire contract.
+proto-release: $(VENV)/.installed-dev
+	$(BIN)/buf build -o proto/released.binpb
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -110,9 +110,9 @@ class Engine:
         self.wakeups += 1
         gone: list[str] = []
         readings: dict[str, Reading] = {}
-        for name in self.scheduler.due(now_ns):
+        for name, observe in self.scheduler.due(now_ns).items():
             try:
-                readings[name] = self._groups[name].read()
+                readings[name] = self._groups[name].read(observe=observe)
             except GroupGoneError:
                 gone.append(name)
         for name in gone:

@@ -47,7 +47,7 @@ def _check(key: str, value: str) -> Condition:
         raise UsageError(f"matcher {key!r} has no value", hint=f"write {key}=VALUE")
     if any(ord(char) < 0x20 for char in value):
         raise UsageError(f"matcher {key!r} holds a control character", hint="remove it")
-    if key in ("pid", "tree") and not (value.isdecimal() and int(value) > 0):
+    if key in ("pid", "tree") and not re.fullmatch(r"0*[1-9][0-9]{0,9}", value):
         raise UsageError(f"matcher {key}={value} is not a process id", hint=f"write for example {key}=1234")
     if key == "cmdline":
         try:

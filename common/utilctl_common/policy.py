@@ -96,5 +96,5 @@ def policy_from_json(data: Any) -> SeePolicy:  # noqa: ANN401 - decoded JSON, ch
             mode=str(data["mode"]),
             matchers=tuple(matcher_from_mapping(entry) for entry in data["match"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(f"stored policy is malformed: {error!r}") from None

@@ -24,7 +24,7 @@ MAX_CORES: Final = 1e6
 
 _UNITS_NS: Final = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "m": 60 * NS_PER_S,
                     "h": 3600 * NS_PER_S, "d": 86400 * NS_PER_S}  # fmt: skip
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
+_DURATION: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ns|us|ms|s|m|h|d)")
 
 
 def _finite(text: str, what: str, hint: str) -> float:

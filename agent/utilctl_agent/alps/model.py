@@ -129,8 +129,8 @@ class Scheduler(Protocol):
         """Forget a principal; whoever removes it resumes it. Raises KeyError if it is unknown."""
         ...
 
-    def due(self, now_ns: int) -> tuple[str, ...]:
-        """Whose readings ``decide`` needs at ``now_ns``."""
+    def due(self, now_ns: int) -> Mapping[str, bool]:
+        """Whose readings ``decide`` needs at ``now_ns``; True where it also needs ``wait_ns`` or ``blocked``."""
         ...
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:

@@ -36,9 +36,9 @@ class ObservingScheduler:
         del self._specs[name], self._last_ns[name], self._cycle_cpu_ns[name]
         self._cycle_ns = sum(allotments_ns(list(self._specs.values()), self._settings).values())
 
-    def due(self, now_ns: int) -> tuple[str, ...]:
+    def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody, once a quantum."""
-        return tuple(self._specs)
+        return dict.fromkeys(self._specs, False)
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """Count, and close the cycle once enough has been consumed."""

@@ -67,12 +67,12 @@ class PaperScheduler:
             principal.allowance_ns += change_ns
             self._cycle_left_ns += change_ns
 
-    def due(self, now_ns: int) -> tuple[str, ...]:
+    def due(self, now_ns: int) -> Mapping[str, bool]:
         """The measurement set of the next invocation: state_i = eligible and update_i <= count."""
         if self._next_wake_ns is not None and now_ns < self._next_wake_ns:
-            return ()
+            return {}
         count = self._count + 1
-        return tuple(n for n, p in self._principals.items() if p.eligible and p.update <= count)
+        return {n: True for n, p in self._principals.items() if p.eligible and p.update <= count}
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """One invocation of Figure 3; a no-op if the quantum has not passed yet."""

@@ -43,8 +43,16 @@ DOUBTFUL: Final = 0.8
 pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
 FULL_TOLERANCE_CORES: Final = 0.05
 """Cores that may stay unused before another hungry principal is admitted."""
-MAX_STREAK: Final = 1
-"""A principal hungry this many observations running is watched only every quantum * 2**MAX_STREAK."""
+TRUSTED: Final = 2
+"""Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
+or when a turn leaves CPU time unused."""
+LOOK_NS: Final = 100_000_000
+IDLING: Final = 0.9
+"""A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
+MAX_LEAD_NS: Final = 500_000
+LEAD_GAIN: Final = 0.25
+LEAD_AIM_NS: Final = 10_000
+"""Turns are aimed to end this much late: ending early costs another wake-up."""
 
 
 @dataclass(slots=True)
@@ -61,6 +69,8 @@ class _Principal:
     hungry: bool = False
     active: bool = True  # used or waited for CPU when last observed
     streak: int = 0  # observations in a row that found it hungry
+    observe_at_ns: int = 0  # when to observe it next
+    due_ns: int = 0  # when its turn is expected to end, 0: not planned
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0
     credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
@@ -82,6 +92,7 @@ class TurnScheduler:
         self._cycle_ns = 0  # CPU time allotted to all in a cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
+        self._lead_ns = 0  # how much longer than its allowance a turn takes, learned: the loop itself needs the CPU
         self._caps_filled_ns: int | None = None
 
     # -- membership ---------------------------------------------------------------------------------------------
@@ -115,10 +126,14 @@ class TurnScheduler:
 
     # -- one decision -------------------------------------------------------------------------------------------
 
-    def due(self, now_ns: int) -> tuple[str, ...]:
+    def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
         scan = now_ns >= self._scan_ns
-        return tuple(n for n, p in self._principals.items() if p.eligible and (p.hungry or p.active or scan))
+        return {
+            n: now_ns >= p.observe_at_ns
+            for n, p in self._principals.items()
+            if p.eligible and (p.hungry or p.active or scan)
+        }
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """See model.Scheduler."""
@@ -161,11 +176,23 @@ class TurnScheduler:
             principal.cap_budget_ns -= used_ns
             principal.observed_ns += elapsed_ns
             principal.observed_used_ns += used_ns
+            if principal.hungry:
+                if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
+                    principal.observe_at_ns = 0
+                elif 0 < principal.due_ns <= now_ns:
+                    self._learn_lead(principal)
         total_ns = sum(p.used_ns for p in self._principals.values())
         for principal, reading in read:
             telling = reading.wait_ns is not None or reading.blocked is not None
             if telling and principal.observed_ns >= self._settings.quantum_ns // 2:
                 self._observe(principal, reading, total_ns - principal.used_ns)
+                trusted = principal.hungry and principal.streak >= TRUSTED
+                principal.observe_at_ns = now_ns + (LOOK_NS if trusted else self._settings.quantum_ns // 2)
+
+    def _learn_lead(self, principal: _Principal) -> None:
+        """A turn that ran undisturbed should be over now: correct by what is left, or was overdrawn."""
+        missed_ns = max(-MAX_LEAD_NS, min(MAX_LEAD_NS, principal.allowance_ns + LEAD_AIM_NS))
+        self._lead_ns = max(0, min(MAX_LEAD_NS, self._lead_ns + round(LEAD_GAIN * missed_ns)))
 
     @staticmethod
     def _waited_ns(principal: _Principal, reading: Reading) -> int:
@@ -187,7 +214,7 @@ class TurnScheduler:
         principal.active = wanted_ns > slack_ns
         if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + self._settings.reading_error_ns:
             principal.hungry = True
-            principal.streak = min(principal.streak + 1, MAX_STREAK)
+            principal.streak = min(principal.streak + 1, TRUSTED)
         elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
             pass  # the counters may have lost waiting time, and at this instant it is ready
         else:
@@ -326,12 +353,16 @@ class TurnScheduler:
             if not principal.eligible:
                 continue
             burn = usable_cores(principal.spec, settings.cores)
+            principal.due_ns = 0
             if principal.hungry and contended:
-                sleep_ns = min(sleep_ns, settings.quantum_ns << principal.streak, principal.allowance_ns // burn)
+                turn_ns = principal.allowance_ns // burn + self._lead_ns
+                principal.due_ns = now_ns + turn_ns
+                watch_ns = settings.max_sleep_ns if principal.streak >= TRUSTED else settings.quantum_ns
+                sleep_ns = min(sleep_ns, watch_ns, turn_ns)
             elif principal.active and someone_hungry and not principal.hungry:
                 sleep_ns = min(sleep_ns, max(settings.quantum_ns // 4, principal.allowance_ns // burn))
             elif principal.active and not principal.hungry:
-                sleep_ns = min(sleep_ns, settings.quantum_ns << MAX_STREAK)
+                sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
         return now_ns + max(sleep_ns, settings.min_gap_ns)
 
     def _cap_due_ns(self, principal: _Principal, cap: float) -> int:

@@ -30,13 +30,13 @@ class CompositeGroup:
         """See host.port.Group; mixed mechanisms are joined by ``+``."""
         return "+".join(sorted({part.mechanism for part in self._parts}))
 
-    def read(self) -> Reading:
+    def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group. Waiting times add up, which bounds the true figure from above."""
         waits: list[int | None] = []
         blocks: list[bool | None] = []
         for part in list(self._parts):
             try:
-                reading = part.read()
+                reading = part.read(observe=observe)
             except GroupGoneError:
                 self._drop(part)
                 continue

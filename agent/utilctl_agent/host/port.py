@@ -40,8 +40,11 @@ class Group(Protocol):
         """``freezer`` or ``signal``."""
         ...
 
-    def read(self) -> Reading:
-        """Progress now. Raises GroupGoneError."""
+    def read(self, *, observe: bool = True) -> Reading:
+        """Progress now. Raises GroupGoneError.
+
+        observe: also find out about waiting and blocking, which costs more; it may be unknown all the same.
+        """
         ...
 
     def pause(self) -> None:

@@ -11,11 +11,12 @@ Knows nothing of how the allocation was found; works on the floats that were ret
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from utilctl_controller.allocation.components import components
+from utilctl_controller.allocation.components import best_in_reach, components
 from utilctl_controller.allocation.instance import Instance
 
 TOLERANCE: Final = 1e-9
@@ -32,8 +33,8 @@ class Contest:
     """One question of fairness among tree nodes. Lists are by node, in cores.
 
     ``short`` are the nodes that want more. A node's level is ``total / weight``, infinite without weight.
-    ``compares[n]`` says whether n's loss has to be justified by its level; nodes that do not compare may lose what
-    exceeds ``protected``. ``movable[n]`` is False where the total is settled and may not change at all.
+    ``compares[n]`` says whether n's loss has to be justified by its level. Nobody may lose more than what exceeds
+    ``protected``. ``movable[n]`` is False where the total is settled and may not change at all.
     """
 
     short: list[int]
@@ -41,6 +42,8 @@ class Contest:
     compares: list[bool]
     protected: list[float]
     movable: list[bool]
+    at_top: bool = False
+    """The nodes that compare are all the top-level ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,19 @@ class Residual:
     def source(self) -> int:
         """The vertex above the roots of the tree; the parent of top-level nodes."""
         return len(self.totals) + len(self.instance.hosts) + 1
+
+    def with_tree(self, can_gain: list[bool], can_lose: list[bool], from_depth: int) -> tuple[list[int], list[int]]:
+        """All edges: those of arcs, and along the tree to nodes deeper than ``from_depth`` where amounts can move."""
+        tail, head = list(self.tail), list(self.head)
+        for node, depth in enumerate(self.instance.depth):
+            if depth > from_depth:
+                if can_gain[node]:
+                    tail.append(self.above(node))
+                    head.append(node)
+                if can_lose[node]:
+                    tail.append(node)
+                    head.append(self.above(node))
+        return tail, head
 
     def above(self, node: int) -> int:
         """The vertex of the node's parent."""
@@ -96,32 +112,21 @@ def residual_of(instance: Instance, granted: Sequence[float], totals: list[float
 def unfair(residual: Residual, contest: Contest) -> list[int]:
     """The ``short`` nodes that could gain with only better-off nodes losing. Empty: proven fair."""
     totals = residual.totals
-    low_level, high_level = _levels(residual, contest)
     can_lose = [
-        movable and total > allowance(total) and (compares or total > protected + allowance(total))
-        for total, protected, movable, compares in zip(
-            totals, contest.protected, contest.movable, contest.compares, strict=True
-        )
+        movable and total > allowance(total) + protected
+        for total, protected, movable in zip(totals, contest.protected, contest.movable, strict=True)
     ]
-    for node, compares in enumerate(contest.compares):
-        if compares and totals[node] <= contest.protected[node] + allowance(totals[node]):
-            can_lose[node] = False
     can_gain = [
         movable and total < most - allowance(most)
         for total, most, movable in zip(totals, residual.upper, contest.movable, strict=True)
     ]
+    if contest.at_top:
+        return _unfair_at_top(residual, contest, can_gain, can_lose)
+    low_level, high_level = _levels(residual, contest)
     pending = {node for node in contest.short if can_gain[node]}
     guilty: list[int] = []
     while pending:
-        tail, head = list(residual.tail), list(residual.head)
-        for node in range(len(totals)):
-            above = residual.above(node)
-            if can_gain[node]:
-                tail.append(above)
-                head.append(node)
-            if can_lose[node]:
-                tail.append(node)
-                head.append(above)
+        tail, head = residual.with_tree(can_gain, can_lose, 0)
         label = components(residual.source + 1, tail, head)
         pending = {node for node in pending if label[node] == label[residual.above(node)]}
         lowest: dict[int, float] = {}
@@ -136,6 +141,19 @@ def unfair(residual: Residual, contest: Contest) -> list[int]:
         guilty += sorted(proven)
         pending -= proven
     return guilty
+
+
+def _unfair_at_top(residual: Residual, contest: Contest, can_gain: list[bool], can_lose: list[bool]) -> list[int]:
+    """At the top level all have one parent, so any walk ends at the first loser: compare with the best one in reach."""
+    low_level, high_level = _levels(residual, contest)
+    best = [-1.0] * (residual.source + 1)
+    for node, compares in enumerate(contest.compares):
+        if compares and can_lose[node]:
+            best[node] = low_level[node]
+    best[residual.source - 1] = math.inf  # idle cores are free for all
+    tail, head = residual.with_tree(can_gain, can_lose, 1)
+    reached = best_in_reach(best, tail, head)
+    return [node for node in contest.short if can_gain[node] and reached[node] > high_level[node]]
 
 
 def _levels(residual: Residual, contest: Contest) -> tuple[list[float], list[float]]:

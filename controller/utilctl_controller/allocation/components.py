@@ -1,4 +1,4 @@
-"""Strongly connected components: which vertices of a directed graph reach each other."""
+"""Who reaches whom in a directed graph: strongly connected components, and the best vertex in reach."""
 
 from __future__ import annotations
 
@@ -64,3 +64,37 @@ def _small(size: int, tail: Sequence[int], head: Sequence[int]) -> list[int]:
                             break
                     labels += 1
     return label
+
+
+def best_in_reach(value: Sequence[float], tail: Sequence[int], head: Sequence[int]) -> Sequence[float]:
+    """For every vertex the largest ``value`` among the vertices that it reaches, itself included."""
+    if len(tail) < _LARGE_EDGES:
+        return _best_small(value, tail, head)
+    best, tails, heads = np.array(value), np.asarray(tail), np.asarray(head)
+    order = np.argsort(tails, kind="stable")
+    tails, heads = tails[order], heads[order]
+    first = np.flatnonzero(np.diff(tails, prepend=-1))
+    owners = tails[first]
+    while True:
+        improved = np.maximum(best[owners], np.maximum.reduceat(best[heads], first))
+        if (improved == best[owners]).all():
+            result: list[float] = best.tolist()
+            return result
+        best[owners] = improved
+
+
+def _best_small(value: Sequence[float], tail: Sequence[int], head: Sequence[int]) -> list[float]:
+    predecessors: list[list[int]] = [[] for _ in value]
+    for start, end in zip(tail, head, strict=True):
+        predecessors[end].append(start)
+    best = list(value)
+    done = [False] * len(best)
+    for vertex in sorted(range(len(best)), key=lambda vertex: -value[vertex]):
+        pending = [] if done[vertex] else [vertex]
+        while pending:
+            reached = pending.pop()
+            if not done[reached]:
+                done[reached] = True
+                best[reached] = value[vertex]
+                pending += predecessors[reached]
+    return best

@@ -31,13 +31,32 @@ class Riser:
     granted: int
     low: int
     high: int
-    ceiling: float = math.inf
-    """The level above which it cannot rise because its parent's total is used up."""
 
     def amount_at(self, level: float) -> int:
         """Ticks at ``level``, rounded down."""
-        reached = self.weight * min(level, self.ceiling) - self.granted
+        reached = self.weight * level - self.granted
         return self.high if reached >= self.high else max(self.low, int(reached))
+
+
+def fill(risers: Sequence[Riser], amount: int) -> tuple[float, dict[int, int]]:
+    """Divide ``amount`` among ``risers``: the level reached and every node's ticks, which add up to ``amount``.
+
+    They add up to less where everybody reaches its upper bound (the level is then infinite), to more where the lower
+    bounds alone exceed ``amount``. Ticks lost to rounding go to the first risers, one each.
+    """
+    level = level_for(risers, amount)
+    amounts = {riser.node: riser.amount_at(level) for riser in risers}
+    left = amount - sum(amounts.values())
+    if left > 0 and level < math.inf:
+        rising = [
+            riser
+            for riser in risers
+            if amounts[riser.node] < riser.high and riser.weight * level - riser.granted >= riser.low - 1
+        ]
+        each, rest = divmod(left, len(rising)) if rising else (0, 0)
+        for position, riser in enumerate(rising):
+            amounts[riser.node] = min(riser.high, amounts[riser.node] + each + (position < rest))
+    return level, amounts
 
 
 def level_for(risers: Sequence[Riser], amount: int) -> float:
@@ -50,7 +69,7 @@ def level_for(risers: Sequence[Riser], amount: int) -> float:
     for riser in risers:
         total += riser.low
         start = (riser.low + riser.granted) / riser.weight
-        end = min((riser.high + riser.granted) / riser.weight, riser.ceiling)
+        end = (riser.high + riser.granted) / riser.weight
         if end > start:
             events.append((start, riser.weight))
             events.append((end, -riser.weight))
@@ -99,10 +118,9 @@ def settle_top(network: Network, weight: Sequence[float], fix_arc: FixArc) -> li
             for low, high, above in zip(part.lower, part.upper, part.parent, strict=True)
             if above < 0 and low >= high
         )
-        level = level_for(risers, part.reach() - fixed)
         amounts = list(part.lower)
-        for riser in risers:
-            amounts[riser.node] = riser.amount_at(level)
+        for node, amount in fill(risers, part.reach() - fixed)[1].items():
+            amounts[node] = amount
         low, high = part.bounds(amounts)
         cut = part.min_cut(low, high)
         if cut is None or not any(cut.nodes[riser.node] and amounts[riser.node] > riser.low for riser in risers):
@@ -140,10 +158,11 @@ def settle_below(
             done.append(part)
             continue
         level, last_cut = top_level, None
+        divided: dict[int, int] = {}
         while True:
             amounts = list(part.lower)
             for riser in risers:
-                amounts[riser.node] = max(amounts[riser.node], riser.amount_at(level))
+                amounts[riser.node] = divided.get(riser.node, riser.amount_at(level))
             low, high = part.bounds(amounts)
             found = _violation(part, amounts, low, high)
             if found is None:
@@ -154,8 +173,8 @@ def settle_below(
                 if cut is not None:
                     _tolerate(cut, part)
                 break
-            reached = sum(riser.amount_at(level) for riser in held)
-            level, last_cut = level_for(held, reached - shortfall), (held, cut)
+            level, divided = fill(held, sum(amounts[riser.node] for riser in held) - shortfall)
+            last_cut = (held, cut)
         held, cut = last_cut or (risers, None)
         for riser in held:
             part.lower[riser.node] = amounts[riser.node]
@@ -189,9 +208,9 @@ def _risers(
         groups.setdefault(part.parent[riser.node], []).append(riser)
     limited: list[Riser] = []
     for above, group in groups.items():
-        ceiling = level_for(group, left[above]) if above >= 0 else math.inf
+        most = fill(group, left[above])[1]
         limited += [
-            Riser(riser.node, riser.weight, riser.granted, riser.low, riser.high, ceiling) for riser in group
+            Riser(riser.node, riser.weight, riser.granted, riser.low, most[riser.node]) for riser in group
         ]
     return limited
 

@@ -160,4 +160,4 @@ def _siblings(residual: Residual, depth: int, protected: list[float]) -> Contest
             weight[node] *= totals[above] / active if active else 0.0
     at_depth = [node_depth == depth for node_depth in instance.depth]
     short = [node for node, here in enumerate(at_depth) if here and weight[node] > 0.0]
-    return Contest(short, weight, at_depth, protected, [node_depth >= depth for node_depth in instance.depth])
+    return Contest(short, weight, at_depth, protected, [node_depth >= depth for node_depth in instance.depth], depth == 1)

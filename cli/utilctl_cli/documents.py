@@ -149,3 +149,4 @@ class HistoryDocument(TypedDict):
     """``utilctl history``: newest first."""
 
     entries: list[HistoryEntryDocument]
+

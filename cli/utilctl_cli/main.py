@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "explain": LazyCommand("utilctl_cli.commands.explain:explain", "Say why a service gets the CPU it gets."),
     "history": LazyCommand("utilctl_cli.commands.history:history", "Show who changed which share, when and why."),
     "delete": LazyCommand("utilctl_cli.commands.delete:delete", "Stop managing a service."),
+    "plan": LazyCommand("utilctl_cli.commands.plan:plan", "Compute the allocation of a fleet from a file."),
     "alps": LazyCommand("utilctl_cli.commands.alps:alps", "Share this host's CPU between commands or processes."),
     "thaw": LazyCommand("utilctl_cli.commands.thaw:thaw", "Resume whatever agents on this host left paused."),
     "demo": LazyCommand("utilctl_cli.commands.demo:demo", "Watch shares at work on this machine."),

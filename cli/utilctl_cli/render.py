@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +27,9 @@ from utilctl_cli.documents import (
 from utilctl_cli.failures import one_line
 from utilctl_cli.wording import cap_words, change_words, match_words, number_words
 from utilctl_common.quantities import NS_PER_S
+
+if TYPE_CHECKING:
+    from utilctl_controller.plan import PlanDocument
 
 WIDTH_WHEN_PIPED: Final = 80
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
@@ -109,6 +112,28 @@ def history(document: HistoryDocument) -> str:
         for e in document["entries"]
     ]  # fmt: skip
     return _text(columns, rows, "no change has been made yet", [])
+
+
+def plan(document: PlanDocument) -> str:
+    """A row for each service with its cores on each host, then what is worth knowing besides."""
+    columns = [
+        _name("SERVICE"),
+        Column("ENTITLED"),
+        Column("HELD BY", "left", flexible=True),
+        Column("ON HOSTS", "left", flexible=True),
+    ]
+    rows = [
+        [
+            service["name"],
+            _cores(service["total"]),
+            service["bottleneck"],
+            ", ".join(f"{host} {_cores(cores)}" for host, cores in service["hosts"].items() if cores > 0)
+            or "none",
+        ]
+        for service in document["services"]
+    ]
+    notes = [f"mode {document['mode']}, min/max ratio {document['min_max_ratio']:.4f}", *document["notes"]]
+    return _text(columns, rows, "the fleet has no service", notes)
 
 
 def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:

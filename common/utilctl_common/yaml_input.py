@@ -55,15 +55,14 @@ def parse_yaml(text: str, model: type[Model], *, source: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        location = [part for part in first["loc"] if isinstance(part, str | int)]
+        # A misspelt key shows as an unknown and as a missing one; the unknown one says more.
+        problems = error.errors(include_url=False, include_context=False)
+        first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+        location = list(first["loc"])
         field = ".".join(str(part) for part in location) or "the file"
-        what = "unknown key" if first["type"] == "extra_forbidden" else _sentence(first["msg"])
+        words = {"extra_forbidden": "unknown key", "missing": "this key is missing"}
+        what = words.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise UsageError(f"{source}:{_line_of(root, location)}: {field}: {what}") from None
-
-
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")
 
 
 def _line_of(node: yaml.Node, location: Sequence[str | int]) -> int:

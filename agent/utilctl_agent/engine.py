@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings, Switches
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """Outcome of a step: when to step again at the latest, cycles that ended, principals whose group is gone."""
 
     next_wake_ns: int

@@ -27,13 +27,14 @@ from utilctl_agent.host.cgroup import freezer_refusal
 from utilctl_agent.host.procstat import identify, read_stat
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder, Roster
-from utilctl_agent.safety.thaw import default_run_dir
+from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
-MEMBERSHIP_NS: Final = 500 * NS_PER_MS
-"""How often process trees are looked at again (the paper: once a second, section 5.2)."""
+MEMBERSHIP_NS: Final = NS_PER_S
+"""How often process trees are looked at again (as in the paper, section 5.2)."""
 START_TIMEOUT_S: Final = 20.0
+_INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ class _Started:
 def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | None = None) -> LocalResult:
     """Run until done, then leave nothing behind: no workload that we started, no cgroup, nobody paused.
 
-    Raises UsageError for settings that cannot work, FailedError if a workload or the guard does not start.
+    Raises UsageError for settings that cannot work, FailedError if a workload or the guard does not start. Call it
+    from the main thread: it looks after SIGINT.
     """
     if not settings.workloads:
         raise UsageError("there is nothing to schedule", hint="add --run SHARE:COMMAND")
@@ -123,9 +125,14 @@ def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | No
     missing = sorted(set(settings.cpus) - available)
     if missing:
         raise UsageError(f"CPU {missing[0]} is not available here", hint=f"use some of {sorted(available)}")
+    CoreSettings(quantum_ns=settings.quantum_ns)  # checked here, where it is an error of the caller
     with contextlib.ExitStack() as stack:
-        runner = _Runner(settings, on_cycle, stack)
-        return runner.run()
+        stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        try:
+            return _Runner(settings, on_cycle, stack).run()
+        finally:
+            # A second Ctrl-C must not cut the clean-up short; it is bounded by itself.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Runner:
@@ -140,7 +147,7 @@ class _Runner:
         self._reason = "cgroup.freeze is writable" if refusal is None else refusal
         self._started: list[_Started] = []
         self._generation = 0
-        self._rows_seen = 0
+        self._sent: tuple[PrincipalOrder, ...] | None = None
 
     def run(self) -> LocalResult:
         guard, channel = self._start_guard()
@@ -163,7 +170,12 @@ class _Runner:
     def _start_guard(self) -> tuple[subprocess.Popen[bytes], Channel]:
         ours, theirs = socket.socketpair()
         self._stack.callback(ours.close)
-        arguments = [default_run_dir(), "alps", str(theirs.fileno()), str(self._settings.max_pause_ns)]
+        run_dir = default_run_dir()
+        try:
+            ensure_run_dir(run_dir)
+        except OSError as error:
+            raise FailedError(f"{run_dir} cannot be used: {error.strerror or error}") from None
+        arguments = [run_dir, "alps", str(theirs.fileno()), str(self._settings.max_pause_ns)]
         guard = subprocess.Popen(
             [sys.executable, "-m", "utilctl_agent.safety.guard", *arguments],
             pass_fds=(theirs.fileno(),),
@@ -199,20 +211,26 @@ class _Runner:
 
     def _spawn(self, name: str, workload: Workload, command: str, folder: Path | None) -> _Started:
         cpus = self._settings.cpus
+        # An interruption between the fork and the note of what to end would leave the workload behind.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
 
         def enter() -> None:  # between fork and exec; this process has one thread
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             if folder is not None:
                 (folder / "cgroup.procs").write_text("0")
             os.sched_setaffinity(0, cpus)
 
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            start_new_session=True,
-            preexec_fn=enter,  # noqa: PLW1509 - no threads here
-        )
-        self._stack.callback(_end_workload, process)
+        try:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                start_new_session=True,
+                preexec_fn=enter,  # noqa: PLW1509 - no threads here
+            )
+            self._stack.callback(_end_workload, process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         return _Started(name, workload, process=process, cgroup=folder, tree={process.pid})
 
     def _configure(self, channel: Channel) -> int:
@@ -258,8 +276,10 @@ class _Runner:
             if started.process is not None:
                 started.process.poll()
         orders = tuple(self._orders())
-        self._generation += 1
-        channel.send({"op": "roster", "roster": Roster(0, self._generation, orders).to_json()})
+        if orders != self._sent:
+            self._sent = orders
+            self._generation += 1
+            channel.send({"op": "roster", "roster": Roster(0, self._generation, orders).to_json()})
         return bool(orders)
 
     # -- the run ------------------------------------------------------------------------------------------------

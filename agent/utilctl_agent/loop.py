@@ -38,8 +38,8 @@ from utilctl_agent.safety.journal import Journal
 from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
-BEAT_NS: Final = 40 * NS_PER_MS
-"""Longest time between heartbeats; the guard acts on one three times as old (safety.guard.HANG_NS)."""
+BEAT_NS: Final = 80 * NS_PER_MS
+"""Longest time between heartbeats; the guard acts on one half as old again (safety.guard.HANG_NS)."""
 TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
 _MCL_CURRENT_AND_FUTURE: Final = 3
@@ -54,7 +54,6 @@ def make_scheduler(settings: LoopSettings) -> Scheduler:
         cycle_ns=settings.cycle_ns,
         cores=cores,
         reading_error_ns=0 if cores == 1 else TICK_NS,
-        max_sleep_ns=BEAT_NS,
     )
     if settings.algorithm == "default":
         return TurnScheduler(core)
@@ -81,6 +80,7 @@ class Loop:
         self._late_sum_ns = 0
         self._late_max_ns = 0
         self._cpu_start_ns = time.process_time_ns()
+        self._engine_wake_ns = 0
         self.stopping = False
 
     # -- orders -------------------------------------------------------------------------------------------------
@@ -98,6 +98,7 @@ class Loop:
                 pass  # an order of a newer version; the sender sees from the report that it was not followed
 
     def _apply(self, roster: Roster, now_ns: int) -> None:
+        self._engine_wake_ns = 0  # decide at once on what changes
         if (roster.epoch, roster.generation) < (self._roster.epoch, self._roster.generation):
             return
         wanted = {order.name: order for order in roster.principals}
@@ -165,16 +166,18 @@ class Loop:
     # -- one wake-up --------------------------------------------------------------------------------------------
 
     def wake(self, now_ns: int) -> int:
-        """One step; returns when to wake next."""
+        """One step if one is due; returns when to wake next."""
         self._journal.beat(now_ns)
+        if now_ns < self._engine_wake_ns:
+            return min(self._engine_wake_ns, now_ns + BEAT_NS)  # woken for the heartbeat alone
         step = self._engine.step(now_ns)
         for name in step.gone:
             self._orders.pop(name, None)
             self._channel.send({"op": "gone", "name": name})
         for record in step.closed:
             self._note_cycle(record)
-        wake_ns = min(step.next_wake_ns, now_ns + (BEAT_NS if self._engine.paused() else 2 * BEAT_NS))
-        return wake_ns
+        self._engine_wake_ns = step.next_wake_ns
+        return min(step.next_wake_ns, now_ns + BEAT_NS)
 
     def late(self, late_ns: int) -> None:
         """A wake-up came ``late_ns`` after it was due."""

@@ -8,7 +8,7 @@ breath is charged to it like everything else, so shares still come out right. Pu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import Decision
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -25,8 +25,7 @@ class PauseSettings:
     margin_ns: int = 60 * NS_PER_MS
 
 
-@dataclass(frozen=True, slots=True)
-class Switches:
+class Switches(NamedTuple):
     """Pauses to begin and to end now, and when to come back for breaths at the latest (None: no pause in force)."""
 
     pause: tuple[str, ...]
@@ -84,17 +83,23 @@ class PauseGovernor:
         self._paused_total_ns[name] = self._paused_total_ns.get(name, 0) + now_ns - since_ns
 
     def _breathe(self, now_ns: int, pause: list[str], resume: list[str]) -> Switches:
-        for name, until_ns in list(self._breath_until_ns.items()):
-            if until_ns <= now_ns:
-                del self._breath_until_ns[name]
-                self._paused_since_ns[name] = now_ns
-                pause.append(name)
+        # Both tables are in the order of time, because an entry is only ever added at the present: the first is due
+        # first, and nothing behind one that is not due needs a look.
+        while self._breath_until_ns and now_ns >= next(iter(self._breath_until_ns.values())):
+            name = next(iter(self._breath_until_ns))
+            del self._breath_until_ns[name]
+            self._paused_since_ns[name] = now_ns
+            pause.append(name)
         longest_ns = self.settings.max_pause_ns - self.settings.margin_ns
-        for name, since_ns in list(self._paused_since_ns.items()):
-            if now_ns - since_ns >= longest_ns:
-                self._end(name, now_ns)
-                self._breath_until_ns[name] = now_ns + BREATH_NS
-                resume.append(name)
-        wakes = [*self._breath_until_ns.values()]
-        wakes += [since_ns + longest_ns for since_ns in self._paused_since_ns.values()]
-        return Switches(tuple(pause), tuple(resume), min(wakes, default=None))
+        while self._paused_since_ns and now_ns - next(iter(self._paused_since_ns.values())) >= longest_ns:
+            name = next(iter(self._paused_since_ns))
+            self._end(name, now_ns)
+            self._breath_until_ns[name] = now_ns + BREATH_NS
+            resume.append(name)
+        wake_ns: int | None = None
+        if self._paused_since_ns:
+            wake_ns = next(iter(self._paused_since_ns.values())) + longest_ns
+        if self._breath_until_ns:
+            until_ns = next(iter(self._breath_until_ns.values()))
+            wake_ns = until_ns if wake_ns is None else min(wake_ns, until_ns)
+        return Switches(tuple(pause), tuple(resume), wake_ns)

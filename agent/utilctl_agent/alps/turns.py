@@ -18,15 +18,16 @@ hungry one is admitted beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
 
-DONE_NS: Final = 25_000
+DONE_NS: Final = 40_000
 """An allowance this small counts as used up. Arbitrary: half a wake-up latency; the rest is carried over."""
 MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
@@ -43,9 +44,9 @@ DOUBTFUL: Final = 0.8
 pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
 FULL_TOLERANCE_CORES: Final = 0.05
 """Cores that may stay unused before another hungry principal is admitted."""
-TRUSTED: Final = 2
+TRUSTED: Final = 3
 """Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
-or when a turn leaves CPU time unused."""
+or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
 LOOK_NS: Final = 100_000_000
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
@@ -55,21 +56,25 @@ LEAD_AIM_NS: Final = 10_000
 """Turns are aimed to end this much late: ending early costs another wake-up."""
 
 
-@dataclass(slots=True)
+Role = Literal["turn", "queue", "spent", "light", "shut", "capped"]
+"""Where a principal stands: hungry and in a turn, waiting for one, or done for this cycle; light with allowance, or
+without it; out of its cap's budget. Those in ``turn`` and ``light`` are eligible."""
+
+
+@dataclass(slots=True, eq=False)
 class _Principal:
     spec: PrincipalSpec
     last_cpu_ns: int
     last_wait_ns: int | None
     last_ns: int  # when it was last read, or became eligible
     rate_cores: float  # CPUs it uses when nothing holds it back, as far as seen
-    allotment_ns: int = 0
-    allowance_ns: int = 0
-    eligible: bool = True
-    capped: bool = False  # out of cap budget, whatever its allowance
+    role: Role = "light"
+    eligible: bool = True  # as the outside was last told
     hungry: bool = False
     active: bool = True  # used or waited for CPU when last observed
     streak: int = 0  # observations in a row that found it hungry
-    observe_at_ns: int = 0  # when to observe it next
+    allotment_ns: int = 0
+    allowance_ns: int = 0
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0
@@ -77,9 +82,11 @@ class _Principal:
     ineligible_since_ns: int = 0
     cap_budget_ns: int = 0
     # The current observation: long enough to tell hungry from light, over several readings if they are close.
+    observe_at_ns: int = 0
     observed_ns: int = 0
     observed_used_ns: int = 0
-    observed_others_ns: int = 0
+    observed_others_ns: int = 0  # what the others used meanwhile, up to the mark
+    others_mark_ns: int = 0
 
 
 class TurnScheduler:
@@ -88,12 +95,19 @@ class TurnScheduler:
     def __init__(self, settings: CoreSettings) -> None:
         self._settings = settings
         self._principals: dict[str, _Principal] = {}
+        self._turn: list[_Principal] = []
+        self._queue: deque[_Principal] = deque()
+        self._out = 0  # how many are spent or shut: paused until the cycle ends
+        self._lights: list[_Principal] = []
+        self._caps: list[_Principal] = []
+        self._moved: list[_Principal] = []  # whose eligibility may have changed in this decision
+        self._total_ns = 0  # consumption of all, ever
         self._cycles = 0
         self._cycle_ns = 0  # CPU time allotted to all in a cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
-        self._lead_ns = 0  # how much longer than its allowance a turn takes, learned: the loop itself needs the CPU
         self._caps_filled_ns: int | None = None
+        self._lead_ns = 0  # how much longer than its allowance a turn takes, learned: the loop itself needs the CPU
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -102,19 +116,27 @@ class TurnScheduler:
         most = most_cores(spec, self._settings.cores)
         known = self._principals.get(spec.name)
         if known is None:
-            newcomer = _Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most)
-            self._principals[spec.name] = newcomer
+            known = _Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._total_ns)
+            self._principals[spec.name] = known
+            self._lights.append(known)
         else:
             if known.spec.parallelism != spec.parallelism:
                 known.rate_cores = most
             known.spec = spec
             known.rate_cores = min(known.rate_cores, most)
-            known.capped = known.capped and spec.cap_cores is not None
+        self._caps = [p for p in self._principals.values() if p.spec.cap_cores is not None]
+        if known.role == "capped" and spec.cap_cores is None:
+            self._classified(known)
         self._reallot()
 
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
-        del self._principals[name]
+        gone = self._principals.pop(name)
+        self._detach(gone)
+        if gone in self._caps:
+            self._caps.remove(gone)
+        self._moved = [p for p in self._moved if p is not gone]
+        self._total_ns -= gone.used_ns
         self._reallot()
 
     def _reallot(self) -> None:
@@ -122,70 +144,125 @@ class TurnScheduler:
         for name, principal in self._principals.items():
             principal.allowance_ns += allotted[name] - principal.allotment_ns
             principal.allotment_ns = allotted[name]
+            if principal.role == "spent" and principal.allowance_ns > self._threshold_ns(principal):
+                self._move(principal, "queue")
+            elif principal.role == "shut" and principal.allowance_ns > DONE_NS:
+                self._move(principal, "light")
         self._cycle_ns = sum(allotted.values())
+
+    # -- roles --------------------------------------------------------------------------------------------------
+
+    def _detach(self, principal: _Principal) -> None:
+        match principal.role:
+            case "turn":
+                self._turn.remove(principal)
+            case "queue":
+                self._queue.remove(principal)
+            case "light":
+                self._lights.remove(principal)
+            case "spent" | "shut":
+                self._out -= 1
+            case "capped":
+                pass
+
+    def _move(self, principal: _Principal, role: Role) -> None:
+        self._detach(principal)
+        principal.role = role
+        match role:
+            case "turn":
+                self._turn.append(principal)
+            case "queue":
+                self._queue.append(principal)
+            case "light":
+                self._lights.append(principal)
+            case "spent" | "shut":
+                self._out += 1
+            case "capped":
+                pass
+        self._moved.append(principal)
+
+    def _classified(self, principal: _Principal) -> None:
+        """Put a principal where it belongs by its class and its allowance."""
+        if principal.hungry:
+            self._move(principal, "queue" if principal.allowance_ns > self._threshold_ns(principal) else "spent")
+        else:
+            self._move(principal, "light" if principal.allowance_ns > DONE_NS else "shut")
+
+    @staticmethod
+    def _threshold_ns(principal: _Principal) -> int:
+        """Allowance below which a hungry principal gets no new turn."""
+        saves_up = principal.allotment_ns < MIN_TURN_NS // 2 and not principal.eligible
+        return MIN_TURN_NS if saves_up else DONE_NS
 
     # -- one decision -------------------------------------------------------------------------------------------
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
+        due = {p.spec.name: now_ns >= p.observe_at_ns for p in self._turn}
         scan = now_ns >= self._scan_ns
-        return {
-            n: now_ns >= p.observe_at_ns
-            for n, p in self._principals.items()
-            if p.eligible and (p.hungry or p.active or scan)
-        }
+        for principal in self._lights:
+            if scan or principal.active:
+                due[principal.spec.name] = now_ns >= principal.observe_at_ns
+        return due
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """See model.Scheduler."""
         self._account(now_ns, readings)
         if now_ns >= self._scan_ns:
             self._scan_ns = now_ns + self._settings.idle_sleep_ns
-        self._fill_caps(now_ns)
-        running, closed = self._rotate(now_ns)
+        if self._caps:
+            self._fill_caps(now_ns)
+        closed = self._rotate(now_ns)
         ineligible: list[str] = []
         eligible: list[str] = []
-        for name, principal in self._principals.items():
-            may_run = not principal.capped and (
-                name in running or (not principal.hungry and principal.allowance_ns > DONE_NS)
-            )
-            if may_run != principal.eligible:
-                self._switch(principal, may_run, now_ns)
-                (eligible if may_run else ineligible).append(name)
-        return Decision(tuple(ineligible), tuple(eligible), self._next_wake_ns(now_ns), closed)
+        if self._moved:
+            for principal in self._moved:
+                may_run = principal.role in ("turn", "light")
+                if may_run != principal.eligible:
+                    self._switch(principal, may_run, now_ns)
+                    (eligible if may_run else ineligible).append(principal.spec.name)
+            self._moved.clear()
+        return Decision(tuple(ineligible), tuple(eligible), now_ns + self._sleep_ns(now_ns), closed)
 
-    @staticmethod
-    def _switch(principal: _Principal, may_run: bool, now_ns: int) -> None:
+    def _switch(self, principal: _Principal, may_run: bool, now_ns: int) -> None:
+        others_ns = self._total_ns - principal.used_ns
         if may_run:
             principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
             principal.last_ns = now_ns
         else:
             principal.ineligible_since_ns = now_ns
+            principal.observed_others_ns += others_ns - principal.others_mark_ns
+        principal.others_mark_ns = others_ns
         principal.eligible = may_run
 
     # -- accounting ---------------------------------------------------------------------------------------------
 
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
-        read = [(self._principals[name], r) for name, r in readings.items() if name in self._principals]
-        for principal, reading in read:
+        read: list[tuple[_Principal, Reading]] = []
+        for name, reading in readings.items():
+            principal = self._principals.get(name)
+            if principal is None:
+                continue
             used_ns = max(0, reading.cpu_ns - principal.last_cpu_ns)
             elapsed_ns = max(0, now_ns - principal.last_ns)
             principal.last_cpu_ns = reading.cpu_ns
             principal.last_ns = now_ns
             principal.used_ns += used_ns
+            self._total_ns += used_ns
             principal.allowance_ns -= used_ns
             principal.cap_budget_ns -= used_ns
             principal.observed_ns += elapsed_ns
             principal.observed_used_ns += used_ns
-            if principal.hungry:
+            if principal.role == "turn":
                 if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns:
                     self._learn_lead(principal)
-        total_ns = sum(p.used_ns for p in self._principals.values())
+            if reading.wait_ns is not None or reading.blocked is not None:
+                read.append((principal, reading))
         for principal, reading in read:
-            telling = reading.wait_ns is not None or reading.blocked is not None
-            if telling and principal.observed_ns >= self._settings.quantum_ns // 2:
-                self._observe(principal, reading, total_ns - principal.used_ns)
+            if principal.observed_ns >= self._settings.quantum_ns // 2:
+                self._observe(principal, reading)
                 trusted = principal.hungry and principal.streak >= TRUSTED
                 principal.observe_at_ns = now_ns + (LOOK_NS if trusted else self._settings.quantum_ns // 2)
 
@@ -202,16 +279,16 @@ class TurnScheduler:
         # No counter of waiting time: a principal that is not blocked now is taken to have been ready throughout.
         return 0 if reading.blocked else longest_ns
 
-    def _observe(self, principal: _Principal, reading: Reading, others_ns: int) -> None:
+    def _observe(self, principal: _Principal, reading: Reading) -> None:
         """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits."""
         elapsed_ns = principal.observed_ns
         waited_ns = self._waited_ns(principal, reading)
         principal.last_wait_ns = reading.wait_ns
         principal.credit_ns += waited_ns
         wanted_ns = min(elapsed_ns, principal.observed_used_ns + waited_ns)
-        slack_ns = ROUNDING * elapsed_ns
         blocked_ns = elapsed_ns - wanted_ns
-        principal.active = wanted_ns > slack_ns
+        principal.active = wanted_ns > ROUNDING * elapsed_ns
+        was_hungry = principal.hungry
         if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + self._settings.reading_error_ns:
             principal.hungry = True
             principal.streak = min(principal.streak + 1, TRUSTED)
@@ -220,114 +297,115 @@ class TurnScheduler:
         else:
             principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
             principal.streak = 0
+        total_ns = self._total_ns - principal.used_ns
+        others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
         seen_cores = principal.observed_used_ns / elapsed_ns
-        if waited_ns > slack_ns:
+        full_ns = (self._settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns
+        if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
             seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
         most = most_cores(principal.spec, self._settings.cores)
         principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
         if not principal.hungry and principal.allowance_ns > 0:
             # 2.4, made continuous: blocked, it gives up its allotment at the pace at which the others use theirs.
-            blocked = 1.0 - wanted_ns / elapsed_ns
-            pace = (others_ns - principal.observed_others_ns) / max(1, self._cycle_ns - principal.allotment_ns)
-            forfeit_ns = round(principal.allotment_ns * blocked * max(0.0, pace))
+            pace = others_ns / max(1, self._cycle_ns - principal.allotment_ns)
+            forfeit_ns = round(principal.allotment_ns * blocked_ns / elapsed_ns * max(0.0, pace))
             principal.allowance_ns = max(0, principal.allowance_ns - forfeit_ns)
-        principal.observed_ns = principal.observed_used_ns = 0
-        principal.observed_others_ns = others_ns
+        principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+        principal.others_mark_ns = total_ns
+        if principal.hungry != was_hungry and principal.role != "capped":
+            self._classified(principal)
 
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
         self._caps_filled_ns = now_ns
-        for principal in self._principals.values():
+        for principal in self._caps:
             cap = principal.spec.cap_cores
-            if cap is None:
-                continue
+            assert cap is not None
             # The bucket holds one quantum's worth, so that waiting earns no burst above the cap.
             bucket_ns = round(cap * self._settings.quantum_ns)
             principal.cap_budget_ns = min(bucket_ns, principal.cap_budget_ns + round(cap * elapsed_ns))
-            if principal.cap_budget_ns <= 0:
-                principal.capped = True
-            elif principal.cap_budget_ns >= bucket_ns // 2:
-                principal.capped = False
+            if principal.role != "capped" and principal.cap_budget_ns <= 0:
+                self._move(principal, "capped")
+            elif principal.role == "capped" and principal.cap_budget_ns >= bucket_ns // 2:
+                self._classified(principal)
 
     # -- turns and cycles ---------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _threshold_ns(principal: _Principal) -> int:
-        """Allowance below which a hungry principal gets no new turn."""
-        saves_up = principal.allotment_ns < MIN_TURN_NS // 2 and not principal.eligible
-        return MIN_TURN_NS if saves_up else DONE_NS
-
-    def _rotate(self, now_ns: int) -> tuple[frozenset[str], tuple[CycleRecord, ...]]:
-        """Names that are in a turn from now on, and the cycle that ended, if one did."""
-        hungry = {n: p for n, p in self._principals.items() if p.hungry and not p.capped}
-        if not hungry:
-            return frozenset(), self._close_idle(now_ns)
-        running, load = self._admit(hungry)
-        held = len(running) < len(hungry) or any(
-            p.active and not p.hungry and p.allowance_ns <= DONE_NS for p in self._principals.values()
-        )
+    def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
+        """End turns that are over, begin others, end the cycle if it is over; returns its record."""
+        for principal in [p for p in self._turn if p.allowance_ns <= DONE_NS]:
+            self._move(principal, "spent")
+        exhausted = [p for p in self._lights if p.allowance_ns <= DONE_NS]
+        if not self._turn and not self._queue and not any(p.hungry for p in self._principals.values() if self._out):
+            return self._close_idle(now_ns) if exhausted or self._out else ()
+        for principal in exhausted:
+            self._move(principal, "shut")
+        load = self._admit()
         # On one core a hungry principal with allowance leaves nothing idle, however little of the core is left to it.
-        full = self._settings.cores == 1 or load >= self._settings.cores - FULL_TOLERANCE_CORES
+        full = self._turn and (self._settings.cores == 1 or load >= self._settings.cores - FULL_TOLERANCE_CORES)
         closed: tuple[CycleRecord, ...] = ()
-        if held and not (running and full):
-            closed = self._close(now_ns, hungry)
-            running, _ = self._admit(hungry)
-            held = len(running) < len(hungry)
-        self._held_back = self._held_back or held
-        return running, closed
+        if self._out and not full:
+            closed = self._close(now_ns)
+            self._admit()
+        self._held_back = self._held_back or bool(self._queue) or self._out > 0
+        return closed
 
-    def _admit(self, hungry: Mapping[str, _Principal]) -> tuple[frozenset[str], float]:
-        """Whose turn it is: those in a turn first, then by the longest time their allowance needs.
-
-        The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
-        """
-        ready = [(n, p) for n, p in hungry.items() if p.allowance_ns > self._threshold_ns(p)]
-        if self._settings.cores > 1:
-            ready.sort(key=lambda item: -item[1].allowance_ns / max(item[1].rate_cores, FULL_TOLERANCE_CORES))
-        ready.sort(key=lambda item: not item[1].eligible)
-        running: set[str] = set()
-        load = 0.0
-        for name, principal in ready:
-            if load >= self._settings.cores - FULL_TOLERANCE_CORES:
-                break
-            running.add(name)
+    def _admit(self) -> float:
+        """Begin turns until the cores are full; returns the cores in use."""
+        load = sum(principal.rate_cores for principal in self._turn)
+        while self._queue and load < self._settings.cores - FULL_TOLERANCE_CORES:
+            principal = self._queue[0]
+            self._move(principal, "turn")
             load += principal.rate_cores
-        return frozenset(running), load
+        return load
 
-    def _close(self, now_ns: int, hungry: Mapping[str, _Principal]) -> tuple[CycleRecord, ...]:
+    def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
-        for principal in self._principals.values():
+        everybody = self._principals.values()
+        for principal in everybody:
             if not principal.eligible:
                 principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
                 principal.ineligible_since_ns = now_ns
-            # Where nobody was held back, what was used beyond the allotment did no harm and is no debt.
+            # Where nobody was held back, what was used beyond the allotment did no harm and is no debt. Of what is
+            # left over, only that is carried over which the principal was kept from using; on a single core a hungry
+            # one was kept from all of it.
             least_ns = -self._cycle_ns if self._held_back else 0
-            most_ns = principal.allowance_ns if self._always_usable(principal) else principal.credit_ns
+            usable = principal.hungry and self._settings.cores == 1
+            most_ns = principal.allowance_ns if usable else principal.credit_ns
             principal.allowance_ns = max(least_ns, min(principal.allowance_ns, most_ns))
             principal.credit_ns = max(0, principal.allowance_ns)
-        cycles = min(
+        cycles = self._cycles_until_ready(p for p in everybody if p.hungry and p.role != "capped")
+        ready: list[_Principal] = []
+        for principal in everybody:
+            principal.allowance_ns += cycles * principal.allotment_ns
+            if principal.role == "shut" and principal.allowance_ns > DONE_NS:
+                self._move(principal, "light")
+            elif principal.role in ("spent", "queue") and principal.allowance_ns > self._threshold_ns(principal):
+                ready.append(principal)
+        if self._settings.cores > 1:
+            # The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
+            ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
+        for principal in ready:
+            self._move(principal, "queue")
+        return (self._record(now_ns),)
+
+    def _cycles_until_ready(self, hungry: Iterable[_Principal]) -> int:
+        return min(
             (
                 max(0, self._threshold_ns(p) - p.allowance_ns) // p.allotment_ns + 1
-                for p in hungry.values()
+                for p in hungry
                 if p.allotment_ns > 0
             ),
             default=1,
         )
-        for principal in self._principals.values():
-            principal.allowance_ns += cycles * principal.allotment_ns
-        return (self._record(now_ns),)
-
-    def _always_usable(self, principal: _Principal) -> bool:
-        """Whether only we, or others, can keep it from using its allowance: hungry, with one core to use it on."""
-        return principal.hungry and self._settings.cores == 1
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """Nobody is hungry, so nobody's use takes anything from anybody: everyone starts afresh."""
-        if all(p.allowance_ns > DONE_NS for p in self._principals.values()):
-            return ()
         for principal in self._principals.values():
             principal.allowance_ns = principal.allotment_ns
             principal.credit_ns = 0
+            if principal.role == "shut":
+                self._move(principal, "light")
         return (self._record(now_ns),)
 
     def _record(self, now_ns: int) -> CycleRecord:
@@ -340,34 +418,33 @@ class TurnScheduler:
 
     # -- when to look again -------------------------------------------------------------------------------------
 
-    def _next_wake_ns(self, now_ns: int) -> int:
+    def _sleep_ns(self, now_ns: int) -> int:
         settings = self._settings
-        everybody = self._principals.values()
-        contended = any(p.hungry and not p.eligible for p in everybody)
-        someone_hungry = any(p.hungry for p in everybody)
-        held = any(not p.eligible for p in everybody)
-        sleep_ns = settings.max_sleep_ns if held or someone_hungry else settings.idle_sleep_ns
-        for principal in everybody:
-            if principal.spec.cap_cores is not None:
-                sleep_ns = min(sleep_ns, self._cap_due_ns(principal, principal.spec.cap_cores))
-            if not principal.eligible:
-                continue
-            burn = usable_cores(principal.spec, settings.cores)
+        contended = bool(self._queue) or self._out > 0
+        sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
+        for principal in self._turn:
             principal.due_ns = 0
-            if principal.hungry and contended:
-                turn_ns = principal.allowance_ns // burn + self._lead_ns
+            if contended:
+                turn_ns = principal.allowance_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
                 principal.due_ns = now_ns + turn_ns
-                watch_ns = settings.max_sleep_ns if principal.streak >= TRUSTED else settings.quantum_ns
-                sleep_ns = min(sleep_ns, watch_ns, turn_ns)
-            elif principal.active and someone_hungry and not principal.hungry:
+                sleep_ns = min(sleep_ns, settings.quantum_ns << principal.streak, turn_ns)
+        for principal in self._lights:
+            if not principal.active:
+                continue
+            if contended or self._turn:
+                burn = usable_cores(principal.spec, settings.cores)
                 sleep_ns = min(sleep_ns, max(settings.quantum_ns // 4, principal.allowance_ns // burn))
-            elif principal.active and not principal.hungry:
+            else:
                 sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
-        return now_ns + max(sleep_ns, settings.min_gap_ns)
+        for principal in self._caps:
+            sleep_ns = min(sleep_ns, self._cap_due_ns(principal))
+        return max(sleep_ns, settings.min_gap_ns)
 
-    def _cap_due_ns(self, principal: _Principal, cap: float) -> int:
+    def _cap_due_ns(self, principal: _Principal) -> int:
         """Time until the cap's bucket can run dry, or, if it is dry, until it is half full."""
-        if principal.capped:
+        cap = principal.spec.cap_cores
+        assert cap is not None
+        if principal.role == "capped":
             missing_ns = round(cap * self._settings.quantum_ns) // 2 - principal.cap_budget_ns
             return max(0, round(missing_ns / cap)) + 1
         if not principal.active:

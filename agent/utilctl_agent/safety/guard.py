@@ -25,6 +25,7 @@ STOP_GRACE_NS = 80_000_000
 RESTART_FIRST_NS = 100_000_000
 RESTART_LAST_NS = 5_000_000_000
 STABLE_NS = 10_000_000_000
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FIFO_PRIORITY = 11
 """One above the loop: a loop that spins must not keep its own guard from running."""
 
@@ -80,8 +81,9 @@ class Guard:
         self._alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
         self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
@@ -202,6 +204,8 @@ def _promote() -> None:
 def main(argv: list[str]) -> int:
     """``python -m utilctl_agent.safety.guard RUN_DIR NAME CONTROL_FD MAX_PAUSE_NS [LINK ARGUMENT ...]``."""
     run_dir, name, control_fd, max_pause_ns = ensure_run_dir(argv[0]), argv[1], int(argv[2]), int(argv[3])
+    # Until there is somebody to obey it, a stop waits: it must not leave a journal behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # What an earlier agent left paused when all its processes were killed at once is undone before anything else.
     for failure in thaw_run_dir(run_dir, only_orphans=True).failures:
         os.write(2, f"utilctl-guard: {failure}\n".encode())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from utilctl_cli.interrupts import end_as_after_ctrl_c
 from utilctl_common.errors import UsageError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns, parse_share
 
@@ -67,6 +68,7 @@ def alps(
     from utilctl_agent.local import CycleRow, LocalSettings, run_local
     from utilctl_agent.orders import ALGORITHMS
 
+    end_as_after_ctrl_c()
     workloads = (*(_command(t) for t in runs), *(_processes(t) for t in pids), *(_cgroup(t) for t in groups))
     if duration is None and cycles is None:
         duration = "10s"

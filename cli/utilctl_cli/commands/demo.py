@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from utilctl_cli.interrupts import end_as_after_ctrl_c
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_S, parse_duration_ns
 
@@ -41,6 +42,7 @@ def demo(duration: str, output: str) -> None:
     from utilctl_cli.demo.machine import Machine
     from utilctl_cli.demo.play import Player
 
+    end_as_after_ctrl_c()
     duration_s = parse_duration_ns(duration) / NS_PER_S
     if duration_s < SHORTEST_S:
         raise UsageError(f"{duration} is too short to settle and measure twice", hint=f"use {SHORTEST_S:g}s or more")

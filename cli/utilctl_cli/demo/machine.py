@@ -163,7 +163,7 @@ class Machine:
             os.sched_setaffinity(0, {cpu})
 
         parent = subprocess.Popen(
-            [sys.executable, "-S", "-m", "utilctl_cli.demo.nursery", *sees],
+            [sys.executable, "-S", str(Path(__file__).with_name("nursery.py")), *sees],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,

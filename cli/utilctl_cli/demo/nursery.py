@@ -1,6 +1,7 @@
-"""``python -S -m utilctl_cli.demo.nursery SERVICE ...``: a process tree that stands for a host in the demo.
+"""``python -S nursery.py SERVICE ...``: a process tree that stands for a host in the demo.
 
-Starts one spinning process for each service named, prints their pids, and ends them when it is ended.
+Starts one spinning process for each service named, prints their pids, and ends them when it is ended. Run as a file,
+without site packages, so that it starts at once.
 """
 
 import os
@@ -15,6 +16,8 @@ def main(sees: list[str]) -> int:
     def end(_number: int, _frame: object) -> None:
         for child in children:
             os.kill(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import psutil
+
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_common.matchers import parse_matchers
@@ -32,9 +33,7 @@ CHURN_PROCESSES = 10
 POLICIES = (
     SeePolicy("svc=bench", 1.0),
     SeePolicy("svc=user", 1.0, matchers=parse_matchers(["user=nobody", "cgroup=/system.slice/web*"])),
-    SeePolicy(
-        "svc=line", 1.0, matchers=parse_matchers(["cmdline=kafka\\.Kafka$", "command=nginx,user=www-data"])
-    ),
+    SeePolicy("svc=line", 1.0, matchers=parse_matchers(["cmdline=kafka\\.Kafka$", "command=nginx,user=www-data"])),
     *(SeePolicy(f"svc=s{number}", 1.0) for number in range(20)),
 )
 
@@ -105,12 +104,8 @@ def measure(count: int, scans: int) -> dict[str, float | int]:
 
 def main() -> None:
     """Measure every number and print one JSON object."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--processes", default="100,300,1000", help="numbers of processes, separated by commas"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", default="100,300,1000", help="numbers of processes, separated by commas")
     parser.add_argument("--scans", type=int, default=24, help="scans for each number")
     options = parser.parse_args()
     counts = [int(count) for count in options.processes.split(",")]

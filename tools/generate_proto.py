@@ -22,8 +22,16 @@ def generate(into: Path) -> None:
     well_known = Path(str(grpc_tools.__file__)).parent / "_proto"
     files = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.proto"))
     status = protoc.main(
-        ["protoc", f"-I{SOURCE}", f"-I{well_known}", f"--python_out={into}", f"--mypy_out=quiet:{into}",
-         f"--grpc_python_out={into}", f"--mypy_grpc_out=quiet:{into}", *files]  # fmt: skip
+        [
+            "protoc",
+            f"-I{SOURCE}",
+            f"-I{well_known}",
+            f"--python_out={into}",
+            f"--mypy_out=quiet:{into}",
+            f"--grpc_python_out={into}",
+            f"--mypy_grpc_out=quiet:{into}",
+            *files,
+        ]  # fmt: skip
     )
     if status != 0:
         raise SystemExit(f"protoc failed with status {status}")

@@ -42,6 +42,11 @@ class Channel:
         """For select and poll."""
         return self._sock.fileno()
 
+    @property
+    def backlogged(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._outgoing)
+
     def send(self, message: Message) -> None:
         """Queue a message and send what the peer takes now. Raises ChannelClosedError."""
         data = json.dumps(message, separators=(",", ":")).encode() + b"\n"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler
-from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings, Switches
+from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
 
 
@@ -108,42 +108,42 @@ class Engine:
     def step(self, now_ns: int) -> Step:
         """Read, decide, act."""
         self.wakeups += 1
-        gone: list[str] = []
+        gone: tuple[str, ...] = ()
         readings: dict[str, Reading] = {}
+        groups = self._groups
         for name, observe in self.scheduler.due(now_ns).items():
             try:
-                readings[name] = self._groups[name].read(observe=observe)
+                readings[name] = groups[name].read(observe=observe)
             except GroupGoneError:
-                gone.append(name)
+                gone += (name,)
         for name in gone:
             self.remove(name, now_ns)
         decision = self.scheduler.decide(now_ns, readings)
-        switches = self._governor.apply(decision, now_ns)
-        gone += self._switch(switches, now_ns)
         wake_ns = decision.next_wake_ns
-        if switches.next_wake_ns is not None:
-            wake_ns = min(wake_ns, switches.next_wake_ns)
-        return Step(wake_ns, decision.closed, tuple(gone))
-
-    def _switch(self, switches: Switches, now_ns: int) -> list[str]:
+        pause, resume, breath_ns = self._governor.apply(decision, now_ns)
         # Resume first: on a full host the CPU then always has somebody to run.
-        gone = [name for name in switches.resume if self._act(name, self._groups[name].resume)]
-        gone += [name for name in switches.pause if self._act(name, self._groups[name].pause)]
-        for name in gone:
-            self.remove(name, now_ns)
-        return gone
+        for name in resume:
+            if self._act(name, groups[name].resume):
+                gone += (name,)
+        for name in pause:
+            if self._act(name, groups[name].pause):
+                gone += (name,)
+        if breath_ns is not None and breath_ns < wake_ns:
+            wake_ns = breath_ns
+        return Step(wake_ns, decision.closed, gone)
 
     def _act(self, name: str, action: Callable[[], None]) -> bool:
         """Run ``action``; True if the group turns out to be gone. Other refusals are noted, the group keeps running."""
         try:
             action()
         except GroupGoneError:
+            self.remove(name, self._governor.now_ns)
             return True
         except (ForeignStopError, MechanismError) as error:
             self.problems[name] = str(error)
         else:
-            if name in self.problems:
-                del self.problems[name]
+            if self.problems:
+                self.problems.pop(name, None)
         return False
 
     def _counted_ns(self, name: str, group: Group) -> int:

@@ -39,7 +39,7 @@ from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 BEAT_NS: Final = 80 * NS_PER_MS
-"""Longest time between heartbeats; the guard acts on one half as old again (safety.guard.HANG_NS)."""
+"""Longest time between heartbeats; the guard acts on more than twice as old (safety.guard.HANG_NS)."""
 TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
 _MCL_CURRENT_AND_FUTURE: Final = 3
@@ -294,7 +294,8 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
                     for message in channel.receive():
                         loop.obey(message, now_ns)
                     break
-            channel.flush()
+            if channel.backlogged:
+                channel.flush()
     except ChannelClosedError:
         return 0
     finally:

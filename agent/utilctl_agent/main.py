@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from utilctl_common.errors import UsageError, UtilctlError
-from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
 
 from utilctl_agent.alps.model import CoreSettings
 from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
+from utilctl_common.errors import UsageError, UtilctlError
+from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
 
 
 @click.command(

@@ -149,4 +149,3 @@ class HistoryDocument(TypedDict):
     """``utilctl history``: newest first."""
 
     entries: list[HistoryEntryDocument]
-

@@ -127,8 +127,7 @@ def plan(document: PlanDocument) -> str:
             service["name"],
             _cores(service["total"]),
             service["bottleneck"],
-            ", ".join(f"{host} {_cores(cores)}" for host, cores in service["hosts"].items() if cores > 0)
-            or "none",
+            ", ".join(f"{host} {_cores(cores)}" for host, cores in service["hosts"].items() if cores > 0) or "none",
         ]
         for service in document["services"]
     ]

@@ -74,9 +74,7 @@ def parse_matcher(text: str) -> Matcher:
         if not equals:
             raise UsageError(f"matcher {part!r} has no value", hint="write KEY=VALUE, for example user=www-data")
         if key.strip() in mapping:
-            raise UsageError(
-                f"matcher key {key.strip()!r} stands twice in {text!r}", hint="repeat --match for an OR"
-            )
+            raise UsageError(f"matcher key {key.strip()!r} stands twice in {text!r}", hint="repeat --match for an OR")
         mapping[key.strip()] = value
     return matcher_from_mapping(mapping)
 

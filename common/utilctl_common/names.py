@@ -22,9 +22,7 @@ def parse_see_name(text: str) -> str:
     Raises UsageError, naming the offending segment, otherwise.
     """
     if len(text) > MAX_NAME_LENGTH:
-        raise UsageError(
-            f"service name of {len(text)} characters is too long", hint=f"use at most {MAX_NAME_LENGTH}"
-        )
+        raise UsageError(f"service name of {len(text)} characters is too long", hint=f"use at most {MAX_NAME_LENGTH}")
     for segment in text.split("/"):
         if not _SEGMENT.fullmatch(segment):
             raise UsageError(

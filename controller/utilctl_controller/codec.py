@@ -12,13 +12,12 @@ from utilctl_common.errors import UsageError
 from utilctl_common.matchers import Matcher, matcher_from_mapping
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SeePolicy
-from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
-
 from utilctl_controller.edits import DeleteEdit, PolicyEdit, check_words
 from utilctl_controller.explain import Explanation
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, Push, SeeReading
 from utilctl_controller.status import HostShareView, HostView, ServiceView
 from utilctl_controller.store.port import HistoryEntry, Record
+from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
 
 UNKNOWN_AUTHOR = "unknown"
 """Recorded as the author of a change whose request names none."""

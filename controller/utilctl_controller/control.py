@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
+
 from utilctl_common.errors import ConflictError, UnreachableError
 from utilctl_common.names import parse_see_name
 from utilctl_common.telemetry_grpc import current_trace_id
-from utilctl_proto.v1 import control_pb2, control_pb2_grpc
-
 from utilctl_controller import codec
 from utilctl_controller.edits import DeleteEdit, PolicyEdit, apply_edit, unknown
 from utilctl_controller.explain import explain
@@ -20,6 +19,7 @@ from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.rpc_errors import answering
 from utilctl_controller.status import ServiceView, host_views, service_views
 from utilctl_controller.store.port import Change, Done, LostRace, Record, Unavailable
+from utilctl_proto.v1 import control_pb2, control_pb2_grpc
 
 WRITE_ATTEMPTS: Final = 16
 """Times a write without a version is tried against other writers. Arbitrary: each loss means another's

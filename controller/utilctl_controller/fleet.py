@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from utilctl_common.policy import SeePolicy
-
 from utilctl_controller.demand import DemandWindow
 
 

@@ -11,9 +11,9 @@ import sys
 from typing import NoReturn
 
 import click
+
 from utilctl_common.errors import UsageError, UtilctlError
 from utilctl_common.quantities import parse_duration_ns
-
 from utilctl_controller.settings import MODES, ControllerSettings, parse_mode
 from utilctl_controller.store.open import open_store
 
@@ -56,7 +56,6 @@ async def _serve(settings: ControllerSettings, store_spec: str) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported late: the server brings grpc and the SDK, which --help and a usage error can do without.
     from utilctl_common.telemetry import setup
-
     from utilctl_controller.server import SERVICE_NAME, serving
 
     started, stop = asyncio.Event(), asyncio.Event()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from opentelemetry.metrics import CallbackOptions, Observation
-from utilctl_common.telemetry import Telemetry
 
+from utilctl_common.telemetry import Telemetry
 from utilctl_controller.reports import ReportProblem
 
 

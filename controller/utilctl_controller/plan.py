@@ -1,124 +1,120 @@
-"""The offline planner behind ``utilctl plan``: a fleet described in a file, and its exact allocation."""
+"""``utilctl plan -f fleet.yaml``: the allocation of a fleet described in a file, without agents or a controller.
+
+The file::
+
+    mode: fleet            # fleet (default), fleet-with-floor or host
+    hosts:
+      - {name: a, cores: 4, unclaimed: 0.5}
+    services:
+      - {name: svc=web, share: 3, floor: 0.5, cap: 2, demand: {a: 1}}
+      - {name: svc=web/class=gold, share: 2, demand: {a: 3}}
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, TypedDict, TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from utilctl_common.errors import UsageError
-from utilctl_common.names import parse_see_name
-from utilctl_common.quantities import MAX_CORES, check_share
-from utilctl_controller.allocation.model import (
-    Allocation,
-    AllocationMode,
-    AllocationProblem,
-    HostCapacity,
-    SeeClaim,
-)
-from utilctl_controller.allocation.solver import allocate
+from utilctl_common.quantities import check_cores, check_share
+from utilctl_common.yaml_input import load_yaml
+from utilctl_controller.allocation import AllocationMode, AllocationProblem, HostCapacity, SeeClaim, allocate
+
+_DECIMALS: Final = 9
+"""Decimals of cores in the output: a billionth of a core, below anything a host can enforce."""
 
 
-_Value = TypeVar("_Value")
+def _cores(value: float) -> float:
+    try:
+        return check_cores(value, "")
+    except UsageError as error:
+        raise ValueError(str(error).strip()) from None
 
 
-def _checked(check: Callable[[_Value], _Value]) -> Callable[[_Value], _Value]:
-    """``check`` for pydantic, which turns ValueErrors, not our UsageErrors, into located messages."""
-
-    def checked(value: _Value) -> _Value:
-        try:
-            return check(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
-    return checked
+def _share(value: float) -> float:
+    try:
+        return check_share(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
-def _number(value: object) -> object:
-    """YAML 1.1 reads 1e3 as a text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-_Cores = Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_CORES, allow_inf_nan=False)]
-_SomeCores = Annotated[float, BeforeValidator(_number), Field(gt=0, le=MAX_CORES, allow_inf_nan=False)]
-_Share = Annotated[float, BeforeValidator(_number), AfterValidator(_checked(check_share))]
+Cores = Annotated[float, AfterValidator(_cores)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class PlannedHost(_Strict):
-    """A host: its cores, and how many of them are used by what no service matches."""
+class PlanHost(_Strict):
+    """A host: its cores, and how many of them processes use that no service matches."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    cores: _SomeCores
-    unclaimed: _Cores = 0.0
-
-
-class PlannedService(_Strict):
-    """A service: its policy figures and its demand by host, in cores."""
-
-    name: Annotated[str, AfterValidator(_checked(parse_see_name))]
-    share: _Share
-    floor: _Cores = 0.0
-    cap: _SomeCores | None = None
-    demand: dict[str, _Cores] = {}
-
-    @model_validator(mode="after")
-    def _floor_below_cap(self) -> PlannedService:
-        if self.cap is not None and self.floor > self.cap:
-            raise ValueError(f"floor {self.floor:g} is above cap {self.cap:g}")
-        return self
+    name: str = Field(min_length=1)
+    cores: Cores
+    unclaimed: Cores = 0.0
 
 
-class PlannedFleet(_Strict):
-    """The input of the planner."""
+class PlanService(_Strict):
+    """A service, or a child by path: policy and demand by host, in cores."""
+
+    name: str = Field(min_length=1)
+    share: Annotated[float, AfterValidator(_share)]
+    floor: Cores = 0.0
+    cap: Cores | None = None
+    demand: dict[str, Cores] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _has_no_empty_part(cls, name: str) -> str:
+        if not all(name.split("/")):
+            raise ValueError(f"service name {name!r} has an empty part; write for example svc=web/class=gold")
+        return name
+
+    @field_validator("cap")
+    @classmethod
+    def _is_not_below_the_floor(cls, cap: float | None, info: ValidationInfo) -> float | None:
+        floor = info.data.get("floor", 0.0)
+        if cap is not None and cap < floor:
+            raise ValueError(f"cap {cap:g} is below the floor {floor:g}; lower the floor or raise the cap")
+        return cap
+
+
+class PlanFleet(_Strict):
+    """The whole file."""
 
     mode: AllocationMode = "fleet"
-    hosts: list[PlannedHost]
-    services: list[PlannedService]
+    hosts: tuple[PlanHost, ...] = Field(strict=False)
+    services: tuple[PlanService, ...] = Field(default=(), strict=False)
 
-    @model_validator(mode="after")
-    def _names(self) -> PlannedFleet:
-        hosts = _unique([host.name for host in self.hosts], "host")
-        _unique([service.name for service in self.services], "service")
-        for service in self.services:
-            unknown = sorted(set(service.demand) - hosts)
-            if unknown:
-                raise ValueError(f"{service.name} has demand on {unknown[0]!r}, which is not among the hosts")
-        return self
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:  # noqa: ANN401 - as in pydantic
+        """As pydantic's, and names the very item that stands twice or names an unknown host."""
+        fleet = super().model_validate(obj, **options)
+        for where, what in fleet._contradictions():
+            detail = InitErrorDetails(type=PydanticCustomError("fleet", "{what}", {"what": what}), loc=where, input=obj)
+            raise ValidationError.from_exception_data(cls.__name__, [detail])
+        return fleet
 
-
-def _unique(names: list[str], what: str) -> set[str]:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{what} {name} stands twice")
-        seen.add(name)
-    return seen
-
-
-def problem_of(fleet: PlannedFleet) -> AllocationProblem:
-    """The fleet as the allocation sees it."""
-    return AllocationProblem(
-        mode=fleet.mode,
-        hosts=tuple(HostCapacity(host.name, max(0.0, host.cores - host.unclaimed)) for host in fleet.hosts),
-        sees=tuple(
-            SeeClaim(service.name, service.share, service.floor, service.cap, dict(service.demand))
-            for service in fleet.services
-        ),
-    )
+    def _contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Where items of the file contradict each other, and how."""
+        for field, items in (("hosts", self.hosts), ("services", self.services)):
+            seen: set[str] = set()
+            for position, item in enumerate(items):
+                if item.name in seen:
+                    yield (field, position, "name"), f"{item.name!r} is listed twice; list it once"
+                seen.add(item.name)
+        hosts = {host.name for host in self.hosts}
+        for position, service in enumerate(self.services):
+            for host in service.demand:
+                if host not in hosts:
+                    yield ("services", position, "demand", host), f"host {host!r} is not listed; add it to hosts"
 
 
-class PlannedServiceDocument(TypedDict):
-    """One service of a plan: its cores in total and by host, and what keeps it from more."""
+class ServicePlan(TypedDict):
+    """One service in the output; cores, rounded to nine decimals."""
 
     name: str
     total: float
@@ -126,33 +122,43 @@ class PlannedServiceDocument(TypedDict):
     bottleneck: str
 
 
-class PlanDocument(TypedDict):
-    """The planner's JSON form. ``min_max_ratio``: of total to share, over services that want more and could get it."""
+class Plan(TypedDict):
+    """The output of ``utilctl plan -o json``."""
 
     mode: str
-    services: list[PlannedServiceDocument]
+    services: list[ServicePlan]
     min_max_ratio: float
     notes: list[str]
 
 
-def plan(fleet: PlannedFleet) -> PlanDocument:
-    """The allocation in the planner's JSON form. Raises UsageError or AllocationError."""
-    return document_of(allocate(problem_of(fleet)))
+def load_fleet(path: Path) -> PlanFleet:
+    """Read a fleet file. Raises UsageError, one line that names the file, the line and the field."""
+    return load_yaml(path, PlanFleet)
 
 
-def document_of(allocation: Allocation) -> PlanDocument:
-    """JSON form of an allocation; entitlements in cores."""
+def plan(fleet: PlanFleet) -> Plan:
+    """Allocate the fleet's capacity. Deterministic, whatever the order of hosts and services in the file.
+
+    A host's capacity is its cores minus ``unclaimed``, at least 0. Raises AllocationError if the result cannot be
+    verified.
+    """
+    problem = AllocationProblem(
+        fleet.mode,
+        tuple(HostCapacity(host.name, max(0.0, host.cores - host.unclaimed)) for host in fleet.hosts),
+        tuple(SeeClaim(s.name, s.share, s.floor, s.cap, s.demand) for s in fleet.services),
+    )
+    allocation = allocate(problem)
     return {
         "mode": allocation.mode,
         "services": [
             {
                 "name": see.name,
-                "total": see.total_cores,
-                "hosts": dict(see.host_cores),
+                "total": round(see.total_cores, _DECIMALS),
+                "hosts": {host: round(cores, _DECIMALS) for host, cores in see.host_cores.items()},
                 "bottleneck": see.bottleneck,
             }
             for see in allocation.sees
         ],
-        "min_max_ratio": allocation.min_max_ratio,
+        "min_max_ratio": round(allocation.min_max_ratio, _DECIMALS),
         "notes": list(allocation.notes),
     }

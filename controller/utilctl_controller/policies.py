@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from opentelemetry.trace import Tracer
+
 from utilctl_common.policy import SeePolicy
 from utilctl_common.telemetry import traceparent_of
-
 from utilctl_controller.store.port import (
     Change,
     Done,

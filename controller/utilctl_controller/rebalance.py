@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from utilctl_common.policy import SeePolicy
-
 from utilctl_controller.allocation.model import (
     Allocation,
     AllocationProblem,

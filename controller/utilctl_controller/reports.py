@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from utilctl_common.errors import UsageError
-
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, SeeReading
 
 MAX_HOST_CORES: Final = 65_536.0

@@ -8,8 +8,8 @@ from functools import wraps
 from typing import Any, Final, TypeVar
 
 import grpc
-from utilctl_common.errors import ConflictError, FailedError, UnreachableError, UsageError, UtilctlError
 
+from utilctl_common.errors import ConflictError, FailedError, UnreachableError, UsageError, UtilctlError
 from utilctl_controller.edits import NotFoundError
 
 _LOG = logging.getLogger(__name__)

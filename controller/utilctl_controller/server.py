@@ -14,11 +14,10 @@ from typing import Final
 import grpc
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span
+
 from utilctl_common.errors import FailedError, UtilctlError
 from utilctl_common.telemetry import Telemetry, context_of, setup, trace_id_of, traceparent_of
 from utilctl_common.telemetry_grpc import TracingServerInterceptor
-from utilctl_proto.v1 import agent_pb2_grpc, control_pb2_grpc
-
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
 from utilctl_controller.allocation.solver import allocate
 from utilctl_controller.control import ControllerState, ControlPlane
@@ -31,6 +30,7 @@ from utilctl_controller.settings import ControllerSettings, parse_listen
 from utilctl_controller.status import service_views
 from utilctl_controller.store.port import PolicyStore
 from utilctl_controller.workers import DaemonWorkers
+from utilctl_proto.v1 import agent_pb2_grpc, control_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 import grpc
-from utilctl_common.errors import UsageError
-from utilctl_proto.v1 import agent_pb2, agent_pb2_grpc
 
+from utilctl_common.errors import UsageError
 from utilctl_controller import codec
 from utilctl_controller.fleet import AgentHello, Push
 from utilctl_controller.metrics import ControllerMetrics
@@ -20,6 +19,7 @@ from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.reports import check_hello, plain_text
 from utilctl_controller.rpc_errors import status_of
 from utilctl_controller.settings import ControllerSettings
+from utilctl_proto.v1 import agent_pb2, agent_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from typing import Final, cast, get_args
 
 from utilctl_common.errors import UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-
 from utilctl_controller.allocation.model import AllocationMode
 
 MODES: Final = get_args(AllocationMode)

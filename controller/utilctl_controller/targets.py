@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from utilctl_common.policy import SeePolicy
-
 from utilctl_controller.fleet import HostTarget
 from utilctl_controller.shares import ShareTree, lineage
 

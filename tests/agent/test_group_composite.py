@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.composite import CompositeGroup
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, MechanismError
@@ -121,7 +122,9 @@ def test_it_is_refused_if_all_parts_are_stopped_by_somebody_else() -> None:
         (Reading(1, None, False), Reading(2, None, None), Reading(3, None, False)),
     ],
 )
-def test_readings_of_parts_add_up_and_the_unknown_stays_unknown(first: Reading, second: Reading, whole: Reading) -> None:
+def test_readings_of_parts_add_up_and_the_unknown_stays_unknown(
+    first: Reading, second: Reading, whole: Reading
+) -> None:
     assert CompositeGroup([Part(first), Part(second)]).read() == whole
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from support.processes import (
     end_process,
     is_frozen,
@@ -129,7 +130,7 @@ class KernelSubject:
             (path / "cgroup.freeze").write_text("1")
         for process in self.loose:
             os.kill(process.pid, signal.SIGSTOP)
-            wait_until(lambda pid=process.pid: is_stopped(pid), "SIGSTOP from outside")  # type: ignore[misc]  # default binds the loop variable
+        wait_until(lambda: all(is_stopped(process.pid) for process in self.loose), "SIGSTOP from outside")
 
     def end(self) -> None:
         for path in self.cgroups:
@@ -316,9 +317,7 @@ class TestJournalOfAGroup:
         # The witness has checked at each of these notes that the kernel held nothing.
         assert witness.notes == (["begin"] * parts + ["end"] * parts) * 2
 
-    def test_closing_while_paused_crosses_the_pause_out(
-        self, witnessed: tuple[KernelSubject, WitnessJournal]
-    ) -> None:
+    def test_closing_while_paused_crosses_the_pause_out(self, witnessed: tuple[KernelSubject, WitnessJournal]) -> None:
         subject, _ = witnessed
         subject.group.pause()
         subject.group.close()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.processes import end_process, is_stopped, spinning, wait_until
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError
 from utilctl_agent.host.processes import ProcessGroup

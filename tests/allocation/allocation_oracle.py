@@ -125,9 +125,7 @@ def _max_min(
         rising = [node for node in weight if node not in final]
         kept = [(dict.fromkeys(columns[node], 1.0), amount - 1e-9, 1e9) for node, amount in final.items()]
         ceiling = min(most(node) / weight[node] for node in rising)
-        raised = [
-            ({**dict.fromkeys(columns[node], 1.0), level_column: -weight[node]}, 0.0, 1e9) for node in rising
-        ]
+        raised = [({**dict.fromkeys(columns[node], 1.0), level_column: -weight[node]}, 0.0, 1e9) for node in rising]
         level = program.solve({level_column: 1.0}, [*kept, *raised, ({level_column: 1.0}, 0.0, ceiling)])
         at_level = [(dict.fromkeys(columns[node], 1.0), level * weight[node] - 1e-9, 1e9) for node in rising]
         stuck = {}

@@ -93,9 +93,7 @@ def test_a_mistake_is_one_line_with_file_line_and_field(
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1", "\t", "&a [*a]", "42"])
-def test_a_file_that_is_no_fleet_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
-) -> None:
+def test_a_file_that_is_no_fleet_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     file = tmp_path / "fleet.yaml"
     file.write_text(content)
     assert main(["plan", "-f", str(file)]) == 2

@@ -21,9 +21,7 @@ MARK = "UTILCTL_TEST_ID"
 class Spawn(Protocol):
     """Starts a Python program and waits for its first line of output."""
 
-    def __call__(
-        self, code: str, *arguments: str, env: dict[str, str] | None = None, **options: Any
-    ) -> Running: ...
+    def __call__(self, code: str, *arguments: str, env: dict[str, str] | None = None, **options: Any) -> Running: ...
 
 
 class Running:

@@ -147,9 +147,7 @@ def test_a_stranger_that_came_after_the_scan_is_seen_in_the_cgroup_itself(
     assert [key.pid for key in found.loose] == [members[1].pid]
 
 
-def test_what_a_member_forked_after_the_scan_does_not_break_its_group(
-    spawn: Any, cgroup: Path, unique: str
-) -> None:
+def test_what_a_member_forked_after_the_scan_does_not_break_its_group(spawn: Any, cgroup: Path, unique: str) -> None:
     member = spawn(FORK_ON_LINE, env={"UTILCTL_SEE": f"svc={unique}"})
     put(member.pid, cgroup)
     discovery = Discovery(ProcReader())

@@ -212,9 +212,7 @@ def test_only_variables_named_by_a_policy_are_wanted() -> None:
     assert wanted_variables([policy("svc=a", "env=A=1", "env=B=x=y,user=u")]) == {"UTILCTL_SEE", "A", "B"}
 
 
-@pytest.mark.parametrize(
-    ("text", "unit"), [("a", "a.service"), ("a.scope", "a.scope"), ("a.b", "a.b.service")]
-)
+@pytest.mark.parametrize(("text", "unit"), [("a", "a.service"), ("a.scope", "a.scope"), ("a.b", "a.b.service")])
 def test_a_unit_without_a_type_is_a_service(text: str, unit: str) -> None:
     assert unit_name(text) == unit
 
@@ -225,9 +223,7 @@ CONDITIONS = ("user=alice", "user=bob", "command=p", "command=q", "cmdline=z", "
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[list[SeePolicy], list[ProcessFacts]]:
-    one_matcher = st.lists(
-        st.sampled_from(CONDITIONS), min_size=1, max_size=3, unique_by=lambda c: c.split("=")[0]
-    )
+    one_matcher = st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=3, unique_by=lambda c: c.split("=")[0])
     policies = [
         policy(name, *draw(st.lists(one_matcher.map(",".join), max_size=3)))
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=6))
@@ -284,9 +280,7 @@ def test_the_explanation_agrees_with_the_match(world: Any) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.integers(1, 4)), st.none() | st.sampled_from(NAMES))
-def test_no_candidate_above_the_chosen_see_or_below_it_is_left_out(
-    explicit: dict[str, int], inherited: Any
-) -> None:
+def test_no_candidate_above_the_chosen_see_or_below_it_is_left_out(explicit: dict[str, int], inherited: Any) -> None:
     decision = decide(explicit, inherited)
     candidates = {*explicit, *([inherited] if inherited else [])}
     if decision.see is None:

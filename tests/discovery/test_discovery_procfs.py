@@ -21,9 +21,7 @@ from utilctl_agent.discovery.procfs import (
 from utilctl_common.errors import FailedError
 
 
-def stat_text(
-    pid: int, comm: bytes, *, ppid: int = 1, start: int = 5, flags: int = 0, image: int = 7
-) -> bytes:
+def stat_text(pid: int, comm: bytes, *, ppid: int = 1, start: int = 5, flags: int = 0, image: int = 7) -> bytes:
     fields = [b"0"] * 50
     fields[0], fields[1], fields[6], fields[17], fields[19] = (
         b"S",
@@ -238,9 +236,7 @@ def test_when_this_process_lacks_file_descriptors_known_processes_stay_known(pro
     cache.update(WANTED)
     before = cache.live
     (proc.root / "2" / "stat").unlink()
-    (
-        proc.root / "2" / "stat"
-    ).mkdir()  # reading fails with EISDIR: an error, yet neither absence nor permission
+    (proc.root / "2" / "stat").mkdir()  # reading fails with EISDIR: an error, yet neither absence nor permission
     assert not cache.update(WANTED)
     assert cache.live is before
     assert cache.stats.failed == 1

@@ -84,9 +84,7 @@ def test_a_process_is_found_by_its_user(spawn: Any, unique: str) -> None:
 
 
 @pytest.mark.root
-def test_dropping_privileges_right_after_the_start_is_noticed_in_the_next_scan(
-    spawn: Any, unique: str
-) -> None:
+def test_dropping_privileges_right_after_the_start_is_noticed_in_the_next_scan(spawn: Any, unique: str) -> None:
     needs_root()
     uid = pwd.getpwnam("nobody").pw_uid
     discovery = Discovery(ProcReader())
@@ -133,9 +131,7 @@ def executable(pid: int) -> str:
     return Path(f"/proc/{pid}/exe").readlink().name
 
 
-def test_a_program_executed_later_is_judged_anew_and_its_child_still_inherits(
-    spawn: Any, unique: str
-) -> None:
+def test_a_program_executed_later_is_judged_anew_and_its_child_still_inherits(spawn: Any, unique: str) -> None:
     code = (
         "import os, sys, time\nprint('ready', flush=True)\nsys.stdin.readline()\n"
         "child = os.fork()\n"
@@ -159,9 +155,7 @@ def test_a_program_executed_later_is_judged_anew_and_its_child_still_inherits(
     assert (pids(discovery, "svc=old"), pids(discovery, "svc=new")) == (set(), {parent.pid, child})
 
 
-def test_a_tree_keeps_a_daemon_that_left_its_session_after_a_scan_had_seen_its_parent(
-    spawn: Any, unique: str
-) -> None:
+def test_a_tree_keeps_a_daemon_that_left_its_session_after_a_scan_had_seen_its_parent(spawn: Any, unique: str) -> None:
     # The middle process lives until a scan has seen it, as a start-up script does.
     code = """
 import os, sys, time
@@ -243,8 +237,7 @@ def run_python(code: str) -> str:
     roots = [str(Path(package.__path__[0]).parent) for package in (utilctl_agent, utilctl_common)]
     # Imported while the files may still be read: the code below gives up its privileges.
     preamble = (
-        f"import sys\nsys.path[:0] = {roots!r}\n"
-        "import utilctl_agent.discovery.forks, utilctl_agent.discovery.scan\n"
+        f"import sys\nsys.path[:0] = {roots!r}\nimport utilctl_agent.discovery.forks, utilctl_agent.discovery.scan\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60, check=False

@@ -64,9 +64,7 @@ def test_a_cgroup_scope_holds_its_subtree_in_the_hierarchies_that_have_it(tmp_pa
         5: CgroupPath("", "/website"),
     }
     processes = {
-        facts.key: facts
-        for pid, place in places.items()
-        for facts in [replace(ONE, pid=pid, cgroups=(place,))]
+        facts.key: facts for pid, place in places.items() for facts in [replace(ONE, pid=pid, cgroups=(place,))]
     }
     selected = scope.select(processes, {})
     assert selected is not None

@@ -37,9 +37,7 @@ def spinning(
             # With another user, the supplementary groups must go as well; without one, nothing may be changed.
             groups: list[int] | None = None if user is None else []
             children.append(
-                subprocess.Popen(
-                    [shutil.which("sh") or "/bin/sh", "-c", SPIN], user=user, extra_groups=groups, cwd="/"
-                )
+                subprocess.Popen([shutil.which("sh") or "/bin/sh", "-c", SPIN], user=user, extra_groups=groups, cwd="/")
             )
             if cgroup is not None:
                 (cgroup / "cgroup.procs").write_text(str(children[-1].pid))

@@ -7,6 +7,7 @@ breath is charged to it like everything else, so shares still come out right. Pu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -28,8 +29,8 @@ class PauseSettings:
 class Switches(NamedTuple):
     """Pauses to begin and to end now, and when to come back for breaths at the latest (None: no pause in force)."""
 
-    pause: tuple[str, ...]
-    resume: tuple[str, ...]
+    pause: Sequence[str]
+    resume: Sequence[str]
     next_wake_ns: int | None
 
 
@@ -38,22 +39,26 @@ class PauseGovernor:
     """Tracks who should be and who is paused. Feed it every Decision, and call ``tick`` when it asks for it."""
 
     settings: PauseSettings = field(default_factory=PauseSettings)
+    now_ns: int = 0  # of the last decision
     _paused_since_ns: dict[str, int] = field(default_factory=dict)
     _breath_until_ns: dict[str, int] = field(default_factory=dict)
     _paused_total_ns: dict[str, int] = field(default_factory=dict)
 
     def apply(self, decision: Decision, now_ns: int) -> Switches:
         """Turn a decision into pauses and resumes."""
+        self.now_ns = now_ns
         pause: list[str] = []
         resume: list[str] = []
+        paused_since_ns = self._paused_since_ns
         for name in decision.eligible:
-            if name in self._paused_since_ns:
+            if name in paused_since_ns:
                 self._end(name, now_ns)
                 resume.append(name)
-            self._breath_until_ns.pop(name, None)
+            elif self._breath_until_ns:
+                self._breath_until_ns.pop(name, None)
         for name in decision.ineligible:
-            if name not in self._paused_since_ns:
-                self._paused_since_ns[name] = now_ns
+            if name not in paused_since_ns:
+                paused_since_ns[name] = now_ns
                 pause.append(name)
         return self._breathe(now_ns, pause, resume)
 
@@ -85,21 +90,24 @@ class PauseGovernor:
     def _breathe(self, now_ns: int, pause: list[str], resume: list[str]) -> Switches:
         # Both tables are in the order of time, because an entry is only ever added at the present: the first is due
         # first, and nothing behind one that is not due needs a look.
-        while self._breath_until_ns and now_ns >= next(iter(self._breath_until_ns.values())):
-            name = next(iter(self._breath_until_ns))
-            del self._breath_until_ns[name]
-            self._paused_since_ns[name] = now_ns
+        breaths, pauses = self._breath_until_ns, self._paused_since_ns
+        wake_ns: int | None = None
+        while breaths:
+            name, until_ns = next(iter(breaths.items()))
+            if now_ns < until_ns:
+                wake_ns = until_ns
+                break
+            del breaths[name]
+            pauses[name] = now_ns
             pause.append(name)
         longest_ns = self.settings.max_pause_ns - self.settings.margin_ns
-        while self._paused_since_ns and now_ns - next(iter(self._paused_since_ns.values())) >= longest_ns:
-            name = next(iter(self._paused_since_ns))
+        while pauses:
+            name, since_ns = next(iter(pauses.items()))
+            end_ns = since_ns + longest_ns
+            if now_ns < end_ns:
+                return Switches(pause, resume, end_ns if wake_ns is None or end_ns < wake_ns else wake_ns)
             self._end(name, now_ns)
-            self._breath_until_ns[name] = now_ns + BREATH_NS
+            breaths[name] = now_ns + BREATH_NS
             resume.append(name)
-        wake_ns: int | None = None
-        if self._paused_since_ns:
-            wake_ns = next(iter(self._paused_since_ns.values())) + longest_ns
-        if self._breath_until_ns:
-            until_ns = next(iter(self._breath_until_ns.values()))
-            wake_ns = until_ns if wake_ns is None else min(wake_ns, until_ns)
-        return Switches(tuple(pause), tuple(resume), wake_ns)
+            wake_ns = now_ns + BREATH_NS if wake_ns is None else wake_ns
+        return Switches(pause, resume, wake_ns)

@@ -50,10 +50,14 @@ or when a turn leaves CPU time unused. Each doubles the time after which a turn 
 LOOK_NS: Final = 100_000_000
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
+LEAST_PROGRESS: Final = 0.25
+PACE_TRUST: Final = 0.85
+"""How far a turn that runs beside foreign work is trusted to keep its pace, and the slowest pace assumed."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
-LEAD_AIM_NS: Final = 10_000
-"""Turns are aimed to end this much late: ending early costs another wake-up."""
+LEAD_AIM_NS: Final = 40_000
+"""Turns are aimed to end this much late: ending early costs another wake-up, and a constant delay costs no accuracy,
+because an overrun is a debt in the next cycle."""
 
 
 Role = Literal["turn", "queue", "spent", "light", "shut", "capped"]
@@ -76,6 +80,7 @@ class _Principal:
     allotment_ns: int = 0
     allowance_ns: int = 0
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
+    disturbed: float = 1.0  # fraction of its turn that it lately got, beside work that is not ours
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0
     credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
@@ -238,14 +243,18 @@ class TurnScheduler:
     # -- accounting ---------------------------------------------------------------------------------------------
 
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
-        read: list[tuple[_Principal, Reading]] = []
+        half_quantum_ns = self._settings.quantum_ns // 2
+        concluded: list[tuple[_Principal, Reading]] | None = None
         for name, reading in readings.items():
             principal = self._principals.get(name)
             if principal is None:
                 continue
-            used_ns = max(0, reading.cpu_ns - principal.last_cpu_ns)
-            elapsed_ns = max(0, now_ns - principal.last_ns)
-            principal.last_cpu_ns = reading.cpu_ns
+            cpu_ns, wait_ns, blocked = reading
+            used_ns = cpu_ns - principal.last_cpu_ns
+            if used_ns < 0:
+                used_ns = 0
+            elapsed_ns = now_ns - principal.last_ns
+            principal.last_cpu_ns = cpu_ns
             principal.last_ns = now_ns
             principal.used_ns += used_ns
             self._total_ns += used_ns
@@ -256,20 +265,17 @@ class TurnScheduler:
             if principal.role == "turn":
                 if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
+                    principal.disturbed = max(LEAST_PROGRESS, used_ns / elapsed_ns)
                 elif 0 < principal.due_ns <= now_ns:
-                    self._learn_lead(principal)
-            if reading.wait_ns is not None or reading.blocked is not None:
-                read.append((principal, reading))
-        for principal, reading in read:
-            if principal.observed_ns >= self._settings.quantum_ns // 2:
-                self._observe(principal, reading)
-                trusted = principal.hungry and principal.streak >= TRUSTED
-                principal.observe_at_ns = now_ns + (LOOK_NS if trusted else self._settings.quantum_ns // 2)
-
-    def _learn_lead(self, principal: _Principal) -> None:
-        """A turn that ran undisturbed should be over now: correct by what is left, or was overdrawn."""
-        missed_ns = max(-MAX_LEAD_NS, min(MAX_LEAD_NS, principal.allowance_ns + LEAD_AIM_NS))
-        self._lead_ns = max(0, min(MAX_LEAD_NS, self._lead_ns + round(LEAD_GAIN * missed_ns)))
+                    # Undisturbed, the turn should be over now: learn from what is left, or was overdrawn.
+                    lead_ns = self._lead_ns + round(LEAD_GAIN * (principal.allowance_ns + LEAD_AIM_NS))
+                    self._lead_ns = 0 if lead_ns < 0 else min(lead_ns, MAX_LEAD_NS)
+            if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
+                concluded = [*(concluded or ()), (principal, reading)]
+        for principal, reading in concluded or ():
+            self._observe(principal, reading)
+            trusted = principal.hungry and principal.streak >= TRUSTED
+            principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
 
     @staticmethod
     def _waited_ns(principal: _Principal, reading: Reading) -> int:
@@ -333,10 +339,15 @@ class TurnScheduler:
 
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
-        for principal in [p for p in self._turn if p.allowance_ns <= DONE_NS]:
-            self._move(principal, "spent")
-        exhausted = [p for p in self._lights if p.allowance_ns <= DONE_NS]
-        if not self._turn and not self._queue and not any(p.hungry for p in self._principals.values() if self._out):
+        ended = False
+        for principal in tuple(self._turn):
+            if principal.allowance_ns <= DONE_NS:
+                self._move(principal, "spent")
+                ended = True
+        exhausted = [p for p in self._lights if p.allowance_ns <= DONE_NS] if self._lights else ()
+        if self._turn and not ended and not exhausted and not self._moved and self._settings.cores == 1:
+            return ()  # the turn goes on
+        if not self._turn and not self._queue and not (self._out and any(p.hungry for p in self._everybody())):
             return self._close_idle(now_ns) if exhausted or self._out else ()
         for principal in exhausted:
             self._move(principal, "shut")
@@ -350,6 +361,9 @@ class TurnScheduler:
         self._held_back = self._held_back or bool(self._queue) or self._out > 0
         return closed
 
+    def _everybody(self) -> Iterable[_Principal]:
+        return self._principals.values()
+
     def _admit(self) -> float:
         """Begin turns until the cores are full; returns the cores in use."""
         load = sum(principal.rate_cores for principal in self._turn)
@@ -361,7 +375,7 @@ class TurnScheduler:
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
-        everybody = self._principals.values()
+        everybody = self._everybody()
         for principal in everybody:
             if not principal.eligible:
                 principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
@@ -420,14 +434,23 @@ class TurnScheduler:
 
     def _sleep_ns(self, now_ns: int) -> int:
         settings = self._settings
-        contended = bool(self._queue) or self._out > 0
+        contended = self._out > 0 or bool(self._queue)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
         for principal in self._turn:
             principal.due_ns = 0
             if contended:
                 turn_ns = principal.allowance_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
+                if principal.disturbed < 1.0:
+                    # Beside foreign work it needs longer. Most of the way at the pace it lately had, so that each
+                    # look leaves a fraction; should the foreign work end meanwhile, the overrun is a debt.
+                    turn_ns = max(turn_ns, round(turn_ns * PACE_TRUST / principal.disturbed))
+                    principal.disturbed = 1.0
                 principal.due_ns = now_ns + turn_ns
-                sleep_ns = min(sleep_ns, settings.quantum_ns << principal.streak, turn_ns)
+                watch_ns = settings.quantum_ns << principal.streak
+                if watch_ns < sleep_ns:
+                    sleep_ns = watch_ns
+                if turn_ns < sleep_ns:
+                    sleep_ns = turn_ns
         for principal in self._lights:
             if not principal.active:
                 continue
@@ -438,7 +461,7 @@ class TurnScheduler:
                 sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
         for principal in self._caps:
             sleep_ns = min(sleep_ns, self._cap_due_ns(principal))
-        return max(sleep_ns, settings.min_gap_ns)
+        return sleep_ns if sleep_ns > settings.min_gap_ns else settings.min_gap_ns
 
     def _cap_due_ns(self, principal: _Principal) -> int:
         """Time until the cap's bucket can run dry, or, if it is dry, until it is half full."""

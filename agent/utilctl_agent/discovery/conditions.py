@@ -15,11 +15,10 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final
 
+from utilctl_agent.discovery.facts import MARKER_VARIABLE, ProcessFacts, printable
 from utilctl_common.matchers import Condition, Matcher
 from utilctl_common.names import label_pairs
 from utilctl_common.policy import SeePolicy
-
-from utilctl_agent.discovery.facts import MARKER_VARIABLE, ProcessFacts, printable
 
 Test = Callable[[ProcessFacts], bool]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from utilctl_common.matchers import Condition
-from utilctl_common.names import label_pairs
-from utilctl_common.policy import SeePolicy
-
 from utilctl_agent.discovery.conditions import compile_condition, observed
 from utilctl_agent.discovery.facts import MARKER_VARIABLE, ProcessFacts, ProcessKey, ProcessTable, printable
 from utilctl_agent.discovery.matching import Decision, PolicyMatcher, in_tree, tie_problem
+from utilctl_common.matchers import Condition
+from utilctl_common.names import label_pairs
+from utilctl_common.policy import SeePolicy
 
 
 @dataclass(frozen=True, slots=True)

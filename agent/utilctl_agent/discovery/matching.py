@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from utilctl_common.errors import UsageError
-from utilctl_common.policy import SeePolicy
-
 from utilctl_agent.discovery.conditions import CompiledMatcher, CompiledSee, compile_see
 from utilctl_agent.discovery.facts import ProcessFacts, ProcessKey, ProcessTable
+from utilctl_common.errors import UsageError
+from utilctl_common.policy import SeePolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from utilctl_common.errors import FailedError
-
 from utilctl_agent.discovery.cgroupfs import parse_cgroups
 from utilctl_agent.discovery.facts import CgroupPath, LabelSource, NoLabels, ProcessFacts
+from utilctl_common.errors import FailedError
 
 MAX_CMDLINE_BYTES: Final = 32 * 1024
 """Longest command line kept. Arbitrary: Java class paths fit, and a regular expression stays bounded."""

@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from utilctl_common.policy import SeePolicy
-
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, v2_mount
 from utilctl_agent.discovery.conditions import named_pids, wanted_variables
 from utilctl_agent.discovery.explain import MatchExplanation, explain
@@ -21,6 +19,7 @@ from utilctl_agent.discovery.matching import Membership, PolicyMatcher
 from utilctl_agent.discovery.process_cache import ProcessCache, ScanStats
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scope import HostScope, Scope
+from utilctl_common.policy import SeePolicy
 
 INIT_PID: Final = 1
 """Never managed: pausing init stops the host from reaping and restarting anything."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from utilctl_common.errors import UsageError
-
 from utilctl_agent.discovery.cgroupfs import CgroupMount
 from utilctl_agent.discovery.facts import ProcessFacts, ProcessKey
 from utilctl_agent.discovery.procfs import ProcessGoneError, ProcessHiddenError, ProcReader
+from utilctl_common.errors import UsageError
 
 
 class Scope(Protocol):

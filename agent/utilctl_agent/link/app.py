@@ -12,9 +12,6 @@ import uuid
 from typing import Final
 
 from opentelemetry.trace import Span
-from utilctl_common.errors import UtilctlError
-from utilctl_common.quantities import NS_PER_S
-from utilctl_common.telemetry import context_of, setup
 
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.host.cgroup import freezer_refusal
@@ -30,6 +27,9 @@ from utilctl_agent.link.targets import TargetKeeper, TargetSet
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import thaw_journal
+from utilctl_common.errors import UtilctlError
+from utilctl_common.quantities import NS_PER_S
+from utilctl_common.telemetry import context_of, setup
 
 _LOG = logging.getLogger(__name__)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from utilctl_agent.link.targets import LocalTarget, TargetSet
 from utilctl_common.matchers import matcher_from_mapping
 from utilctl_common.policy import SeePolicy
 from utilctl_proto.v1 import agent_pb2, common_pb2
-
-from utilctl_agent.link.targets import LocalTarget, TargetSet
 
 ConnectRequest = agent_pb2.ConnectRequest
 """What an agent sends; opaque to the rest of the link."""

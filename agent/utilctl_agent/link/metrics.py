@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Observation
-from utilctl_common.quantities import NS_PER_S
-from utilctl_common.telemetry import Telemetry
 
 from utilctl_agent.link.codec import HostReport
 from utilctl_agent.orders import LoopReport
+from utilctl_common.quantities import NS_PER_S
+from utilctl_common.telemetry import Telemetry
 
 
 class AgentMetrics:

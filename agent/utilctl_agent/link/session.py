@@ -10,11 +10,11 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from utilctl_common.errors import UsageError
-from utilctl_proto.v1 import agent_pb2_grpc
 
 from utilctl_agent.link import codec
 from utilctl_agent.link.targets import TargetSet
+from utilctl_common.errors import UsageError
+from utilctl_proto.v1 import agent_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class ControllerSession:
                     try:
                         targets = codec.target_set_from(response.targets)
                     except UsageError as error:
-                        _LOG.error("refused a target set of %s: %s", address, error)  # noqa: TRY400 - one line
+                        _LOG.error("refused a target set of %s: %s", address, error)
                         continue
                     self._on_targets(targets)
         return self.connected

@@ -34,7 +34,7 @@ class CycleLog:
 def run_engine(
     engine: Engine, host: SimulatedHost, until_ns: int, *, latency_ns: int = 0, log: CycleLog | None = None
 ) -> CycleLog:
-    """Step the engine whenever it asks for it, ``latency_ns`` late each time, until the host's clock is ``until_ns``."""
+    """Step the engine when it asks for it, ``latency_ns`` late each time, until the host's clock is ``until_ns``."""
     log = log if log is not None else CycleLog()
     while host.now_ns() < until_ns:
         step = engine.step(host.now_ns())

@@ -21,9 +21,8 @@ from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.safety.journal import Journal
-from utilctl_common.errors import FailedError
-
 from utilctl_cli.demo.scenario import HOSTS, PLACEMENT, PROCESSES_EACH
+from utilctl_common.errors import FailedError
 
 START_TIMEOUT_S: Final = 20.0
 REPORT_INTERVAL: Final = "500ms"

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from utilctl_common.errors import FailedError, UnreachableError
-from utilctl_common.quantities import NS_PER_S
-from utilctl_controller.allocation.model import AllocationProblem, HostCapacity, SeeClaim
-from utilctl_controller.allocation.solver import allocate
-
 from utilctl_cli.client import ControllerClient
 from utilctl_cli.codec import ShareChange, WriteTerms
 from utilctl_cli.demo.machine import Machine
 from utilctl_cli.demo.scenario import CHANGED_SHARE, FIRST_SHARES, HOSTS, PLACEMENT, PhaseResult, judge
+from utilctl_common.errors import FailedError, UnreachableError
+from utilctl_common.quantities import NS_PER_S
+from utilctl_controller.allocation.model import AllocationProblem, HostCapacity, SeeClaim
+from utilctl_controller.allocation.solver import allocate
 
 START_TIMEOUT_S: Final = 15.0
 SETTLE_S: Final = 4.0

@@ -176,5 +176,6 @@ def _route_rest_large(part: Network, grant: FloatArray) -> FloatArray:
 def _require(shortfall: int, part: Network) -> None:
     if shortfall > 4 * (len(part.node) + len(part.host)):  # more than rounding down can explain
         raise AllocationError(
-            f"the fair totals cannot be placed on the hosts: {shortfall} ticks are left", hint="report this problem's input"
+            f"the fair totals cannot be placed on the hosts: {shortfall} ticks are left",
+            hint="report this problem's input",
         )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from utilctl_controller.allocation.components import best_in_reach, components
+from utilctl_controller.allocation.components import best_in_reach, components, contracted
 from utilctl_controller.allocation.instance import Instance
 
 TOLERANCE: Final = 1e-9
@@ -124,20 +124,30 @@ def unfair(residual: Residual, contest: Contest) -> list[int]:
         return _unfair_at_top(residual, contest, can_gain, can_lose)
     low_level, high_level = _levels(residual, contest)
     pending = {node for node in contest.short if can_gain[node]}
+    if not pending:
+        return []
+    # Only losses of nodes that compare are ever closed: whatever is connected without them is contracted once.
+    closable = [node for node, compares in enumerate(contest.compares) if compares and can_lose[node]]
+    lasting = [lose and not compares for lose, compares in zip(can_lose, contest.compares, strict=True)]
+    vertex, size, tail, head = contracted(residual.source + 1, *residual.with_tree(can_gain, lasting, 0))
+    upper = [vertex[residual.above(node)] for node in range(len(totals))]
     guilty: list[int] = []
     while pending:
-        tail, head = residual.with_tree(can_gain, can_lose, 0)
-        label = components(residual.source + 1, tail, head)
-        pending = {node for node in pending if label[node] == label[residual.above(node)]}
+        losers = [vertex[node] for node in closable]
+        label = components(size, tail + losers, head + [upper[node] for node in closable])
+        pending = {node for node in pending if label[vertex[node]] == label[upper[node]]}
         lowest: dict[int, float] = {}
         for node in pending:
-            lowest[label[node]] = min(lowest.get(label[node], high_level[node]), high_level[node])
-        closed = set[int]()
-        for node, open_edge in enumerate(can_lose):
-            if open_edge and contest.compares[node] and low_level[node] <= lowest.get(label[node], -1.0):
-                can_lose[node] = False
-                closed.add(label[node])
-        proven = {node for node in pending if high_level[node] <= lowest[label[node]] and label[node] not in closed}
+            group = label[vertex[node]]
+            lowest[group] = min(lowest.get(group, high_level[node]), high_level[node])
+        kept = [node for node in closable if low_level[node] > lowest.get(label[vertex[node]], -1.0)]
+        changed = {label[vertex[node]] for node in set(closable).difference(kept)}
+        closable = kept
+        proven = {
+            node
+            for node in pending
+            if (group := label[vertex[node]]) not in changed and high_level[node] <= lowest[group]
+        }
         guilty += sorted(proven)
         pending -= proven
     return guilty

@@ -25,6 +25,20 @@ def components(size: int, tail: Sequence[int], head: Sequence[int]) -> Sequence[
     return labels
 
 
+def contracted(size: int, tail: Sequence[int], head: Sequence[int]) -> tuple[Sequence[int], int, list[int], list[int]]:
+    """The graph with every component made one vertex: each vertex's new number, how many there are, and the edges."""
+    label = components(size, tail, head)
+    count = max(label, default=-1) + 1
+    if len(tail) < _LARGE_EDGES:
+        edges = {(label[start], label[end]) for start, end in zip(tail, head, strict=True)}
+        pairs = sorted(start * count + end for start, end in edges if start != end)
+    else:
+        labels = np.asarray(label, dtype=np.int64)
+        starts, ends = labels[np.asarray(tail)], labels[np.asarray(head)]
+        pairs = np.unique((starts * count + ends)[starts != ends]).tolist()
+    return label, count, [pair // count for pair in pairs], [pair % count for pair in pairs]
+
+
 def _small(size: int, tail: Sequence[int], head: Sequence[int]) -> list[int]:
     """Tarjan's algorithm without recursion."""
     successors: list[list[int]] = [[] for _ in range(size)]

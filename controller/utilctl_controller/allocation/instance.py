@@ -139,7 +139,9 @@ def _checked_claims(problem: AllocationProblem) -> dict[str, SeeClaim]:
     claims: dict[str, SeeClaim] = {}
     for see in problem.sees:
         if not all(see.name.split("/")):
-            raise UsageError(f"service name {see.name!r} has an empty part", hint="write for example svc=web/class=gold")
+            raise UsageError(
+                f"service name {see.name!r} has an empty part", hint="write for example svc=web/class=gold"
+            )
         if see.name in claims:
             raise UsageError(f"service {see.name} is listed twice", hint="list every service once")
         if not 0.0 < see.share < _INFINITY:

@@ -175,9 +175,7 @@ class Network:
     ) -> tuple[Arcs, Arcs, Arcs, Arcs]:
         if isinstance(self.arc_limit, np.ndarray):
             side_leaf, side_host = np.asarray(cut.nodes), np.asarray(cut.hosts, dtype=bool)
-            keep = np.flatnonzero(
-                (side_leaf[self.arc_leaf] == inside) & (side_host[self.arc_host] == inside)
-            )
+            keep = np.flatnonzero((side_leaf[self.arc_leaf] == inside) & (side_host[self.arc_host] == inside))
             leaf_map, host_map = np.full(len(self.node), -1), np.full(len(self.host), -1)
             leaf_map[list(new_node)] = list(new_node.values())
             host_map[list(new_host)] = list(new_host.values())

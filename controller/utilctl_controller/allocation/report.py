@@ -20,9 +20,7 @@ def close(left: float, right: float) -> bool:
     return abs(left - right) <= ROUNDING * max(1.0, abs(left), abs(right))
 
 
-def describe(
-    problem: AllocationProblem, instance: Instance, cores: Sequence[float], notes: list[str]
-) -> Allocation:
+def describe(problem: AllocationProblem, instance: Instance, cores: Sequence[float], notes: list[str]) -> Allocation:
     """The allocation that grants ``cores`` on every arc."""
     nodes = len(instance.parent)
     own: list[dict[str, float]] = [{} for _ in range(nodes)]
@@ -89,9 +87,7 @@ def _full_hosts(instance: Instance, cores: Sequence[float]) -> list[bool]:
     ]
 
 
-def _capacity(
-    instance: Instance, node: int, binding: list[str], cores: Sequence[float], full: list[bool]
-) -> str:
+def _capacity(instance: Instance, node: int, binding: list[str], cores: Sequence[float], full: list[bool]) -> str:
     above = instance.parent[node]
     while above >= 0:
         if binding[above] == "cap":
@@ -105,7 +101,9 @@ def _capacity(
         for arc in range(instance.arc_start[leaf], instance.arc_start[leaf + 1]):
             host = instance.arc_host[arc]
             limit = instance.arc_demand[arc] / instance.ticks_per_core
-            if full[host] and (instance.arc_demand[arc] >= instance.capacity[host] or cores[arc] < limit * (1 - ROUNDING)):
+            if full[host] and (
+                instance.arc_demand[arc] >= instance.capacity[host] or cores[arc] < limit * (1 - ROUNDING)
+            ):
                 hosts.add(host)
     names = [instance.hosts[host] for host in sorted(hosts)]
     if len(names) > _NAMED_HOSTS:

@@ -10,18 +10,22 @@ the scale matters only where children of different parents have to be weighed ag
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 
 from utilctl_controller.allocation.balance import balanced_split
 from utilctl_controller.allocation.instance import Instance, compile_problem
-from utilctl_controller.allocation.levels import settle_below, settle_top
+from utilctl_controller.allocation.settle import settle_below, settle_top
 from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem
-from utilctl_controller.allocation.network import Network, whole_fleet
+from utilctl_controller.allocation.network import LARGE_ARCS, Network, whole_fleet
 from utilctl_controller.allocation.report import describe
 from utilctl_controller.allocation.static import static_grants
 from utilctl_controller.allocation.verify import verify_compiled
+
+_BANDS: Final = (math.inf, 0.05)
+"""Short cuts tried in turn on large trees before the exact way (`settle`). Arbitrary; the first suffices for most."""
 
 
 def allocate(problem: AllocationProblem) -> Allocation:
@@ -31,11 +35,11 @@ def allocate(problem: AllocationProblem) -> Allocation:
     does not pass `verify`, which would be a defect of this package: nothing unverified is ever returned.
     """
     instance = compile_problem(problem)
-    notes: list[str] = []
-    granted = static_grants(instance) if problem.mode == "host" else _fleet_grants(instance, notes)
-    cores = _in_cores(instance, granted)
-    allocation = describe(problem, instance, cores, notes)
-    violations = verify_compiled(problem, instance, allocation)
+    if problem.mode == "host":
+        allocation = describe(problem, instance, _in_cores(instance, static_grants(instance)), [])
+        violations = verify_compiled(problem, instance, allocation)
+    else:
+        allocation, violations = _fleet_allocation(problem, instance)
     if violations:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         raise AllocationError(
@@ -45,6 +49,23 @@ def allocate(problem: AllocationProblem) -> Allocation:
     return allocation
 
 
+def _fleet_allocation(problem: AllocationProblem, instance: Instance) -> tuple[Allocation, tuple[str, ...]]:
+    """The allocation and what is wrong with it. Large trees are tried the quick way first; verification decides."""
+    notes: list[str] = []
+    lower = guaranteed(instance, notes)
+    bands = _BANDS if instance.levels > 1 and len(instance.arc_leaf) >= LARGE_ARCS else ()
+    for band in bands:
+        try:
+            granted = _in_cores(instance, _fleet_grants(instance, lower, band))
+        except AllocationError:
+            continue  # the short cut contradicted itself
+        allocation = describe(problem, instance, granted, notes)
+        if not verify_compiled(problem, instance, allocation):
+            return allocation, ()
+    allocation = describe(problem, instance, _in_cores(instance, _fleet_grants(instance, lower, 0.0)), notes)
+    return allocation, verify_compiled(problem, instance, allocation)
+
+
 def _in_cores(instance: Instance, granted: Any) -> list[float]:  # noqa: ANN401 - list or array of ticks
     if isinstance(granted, np.ndarray):
         result: list[float] = (granted / instance.ticks_per_core).tolist()
@@ -52,8 +73,7 @@ def _in_cores(instance: Instance, granted: Any) -> list[float]:  # noqa: ANN401 
     return [amount / instance.ticks_per_core for amount in granted]
 
 
-def _fleet_grants(instance: Instance, notes: list[str]) -> Any:  # noqa: ANN401 - list or array of ticks
-    lower = guaranteed(instance, notes)
+def _fleet_grants(instance: Instance, lower: list[int], band: float) -> Any:  # noqa: ANN401 - list or array of ticks
     granted: Any = [0.0] * len(instance.arc_leaf)
     network = whole_fleet(instance, lower)
     demand: Any = instance.arc_demand
@@ -72,7 +92,7 @@ def _fleet_grants(instance: Instance, notes: list[str]) -> Any:  # noqa: ANN401 
     for depth in range(2, instance.levels + 1):
         _weigh_children(instance, parts, depth, weight)
         members = [node_depth == depth for node_depth in instance.depth]
-        parts = [piece for part in parts for piece in settle_below(part, weight, members, fill)]
+        parts = [piece for part in parts for piece in settle_below(part, weight, members, fill, band=band)]
     for part in parts:
         if len(part.arc_id) == 0:
             continue

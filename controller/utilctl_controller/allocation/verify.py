@@ -84,9 +84,7 @@ def _totals(instance: Instance, granted: Sequence[float]) -> list[float]:
     return totals
 
 
-def _check_sums(
-    instance: Instance, rows: dict[str, SeeAllocation], totals: list[float], found: list[str]
-) -> None:
+def _check_sums(instance: Instance, rows: dict[str, SeeAllocation], totals: list[float], found: list[str]) -> None:
     for node, total in enumerate(totals):
         if not instance.listed[node]:
             continue
@@ -160,4 +158,6 @@ def _siblings(residual: Residual, depth: int, protected: list[float]) -> Contest
             weight[node] *= totals[above] / active if active else 0.0
     at_depth = [node_depth == depth for node_depth in instance.depth]
     short = [node for node, here in enumerate(at_depth) if here and weight[node] > 0.0]
-    return Contest(short, weight, at_depth, protected, [node_depth >= depth for node_depth in instance.depth], depth == 1)
+    return Contest(
+        short, weight, at_depth, protected, [node_depth >= depth for node_depth in instance.depth], depth == 1
+    )

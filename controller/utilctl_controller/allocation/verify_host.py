@@ -73,6 +73,4 @@ def _unfair_siblings(
     below_floor = [node for node in short if got[node] < low[node] - allowance(low[node])]
     givers = [node for node in members if got[node] > low[node] + allowance(low[node])]
     best = max(((got[node] - allowance(got[node])) / instance.share[node] for node in givers), default=0.0)
-    return below_floor + [
-        node for node in short if (got[node] + allowance(got[node])) / instance.share[node] < best
-    ]
+    return below_floor + [node for node in short if (got[node] + allowance(got[node])) / instance.share[node] < best]

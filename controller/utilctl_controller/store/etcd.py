@@ -27,7 +27,6 @@ from utilctl_common.errors import UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-
 from utilctl_controller.store import etcd_values
 from utilctl_controller.store.etcd_client import (
     EtcdClient,

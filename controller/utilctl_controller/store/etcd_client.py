@@ -25,9 +25,9 @@ from typing import Any, Final
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.internal import builder
+
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_S
-
 from utilctl_controller.store.etcd_endpoints import Endpoint, grpc_target
 
 _MAX_MESSAGE_BYTES: Final = 1 << 30

@@ -9,7 +9,6 @@ from typing import Final
 from utilctl_common.errors import UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SeePolicy
-
 from utilctl_controller.store import values
 from utilctl_controller.store.etcd_client import KeyValue
 from utilctl_controller.store.port import Change, HistoryEntry, Record

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-
 from utilctl_controller.store.etcd_client import EtcdCompactedError, EtcdError, WatchBatch
 from utilctl_controller.store.etcd_read import EtcdReader
 from utilctl_controller.store.etcd_values import is_see_name

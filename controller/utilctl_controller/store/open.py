@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from utilctl_common.errors import UsageError
-
 from utilctl_controller.store.port import PolicyStore
 
 STORE_HINT: Final = "write --store sqlite:PATH or --store etcd:HOST:PORT[,HOST:PORT...]"

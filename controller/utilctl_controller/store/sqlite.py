@@ -19,7 +19,6 @@ from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
-
 from utilctl_controller.store import sqlite_rows
 from utilctl_controller.store.port import (
     Change,

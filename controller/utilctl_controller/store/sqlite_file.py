@@ -16,7 +16,6 @@ from typing import Final
 
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_S
-
 from utilctl_controller.store.port import StoreUnavailableError
 
 FILE_SCHEMA_VERSION: Final = 1

@@ -12,7 +12,6 @@ from typing import Any, Final
 from utilctl_common.errors import UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SeePolicy
-
 from utilctl_controller.store import values
 from utilctl_controller.store.port import Change, HistoryEntry, PolicyEvent, Record
 from utilctl_controller.store.values import MalformedValueError, NewerSchemaError, Problems

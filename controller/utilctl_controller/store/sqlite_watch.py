@@ -13,7 +13,6 @@ from typing import Final
 
 from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-
 from utilctl_controller.store import sqlite_rows
 from utilctl_controller.store.port import PolicyEvent, Reloaded, Snapshot
 from utilctl_controller.store.sqlite_file import check_same_file, close_quietly, meaning_of, open_file

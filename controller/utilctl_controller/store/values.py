@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from utilctl_common.errors import UsageError
 from utilctl_common.policy import SCHEMA_VERSION, SeePolicy, policy_from_json
-
 from utilctl_controller.store.port import Change
 
 _log = logging.getLogger(__name__)

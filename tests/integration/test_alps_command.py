@@ -1,0 +1,301 @@
+"""``utilctl alps`` as a user runs it: what it prints, what it refuses, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import UTILCTL, Command, one_line, run
+from support.processes import is_stopped, spinning, temporary_cgroup, wait_until
+from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
+
+pytestmark = pytest.mark.kernel
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
+SPIN = "while :; do :; done"
+DESIGNED_KEYS = {
+    "algorithm", "quantum_ms", "cycles", "wall_s", "overhead_pct", "startup_cpu_s", "rms_relative_error_pct",
+    "wakeups_per_s", "mechanism", "principals",
+}  # fmt: skip
+DESIGNED_PRINCIPAL_KEYS = {"name", "share", "cpu_s", "fraction", "target_fraction", "paused_s"}
+MORE_KEYS = {"mechanism_reason", "loop_class", "late_mean_us", "late_max_us"}
+MORE_PRINCIPAL_KEYS = {"problem"}
+
+
+def alps(*arguments: str, prefix: Sequence[str] = (), **environment: str) -> dict[str, Any]:
+    """The JSON of a run that succeeds and says nothing else; it leaves nothing behind."""
+    outcome = run("alps", *arguments, "-o", "json", prefix=prefix, environment=environment)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    document: dict[str, Any] = json.loads(outcome.stdout)
+    return document
+
+
+def assert_designed_form(document: dict[str, Any], shares: Sequence[float]) -> None:
+    """Keys exactly as promised, and figures that fit together."""
+    assert set(document) == DESIGNED_KEYS | MORE_KEYS
+    principals = document["principals"]
+    assert [principal["share"] for principal in principals] == list(shares)
+    for principal in principals:
+        assert set(principal) == DESIGNED_PRINCIPAL_KEYS | MORE_PRINCIPAL_KEYS
+        assert principal["cpu_s"] >= 0
+        assert principal["paused_s"] >= 0
+        assert principal["target_fraction"] == pytest.approx(principal["share"] / sum(shares), abs=1e-6)
+    total = sum(principal["cpu_s"] for principal in principals)
+    for principal in principals:
+        assert principal["fraction"] == pytest.approx(principal["cpu_s"] / total if total else 0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("signals", [False, True])
+def test_commands_share_the_cpu_and_the_json_is_as_promised(signals: bool) -> None:
+    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "500ms", "--quantum", "20ms"]
+    document = alps(*options, *(["--signals"] if signals else []))
+    assert_designed_form(document, [1, 3])
+    assert (document["algorithm"], document["quantum_ms"]) == ("default", 20.0)
+    assert document["mechanism"] == ("signal" if signals or os.geteuid() != 0 else "freezer")
+    assert document["mechanism_reason"]
+    assert document["cycles"] >= 1
+    assert document["wall_s"] >= 0.5
+    assert [principal["name"] for principal in document["principals"]] == [SPIN, SPIN]
+    assert all(principal["cpu_s"] > 0 and principal["problem"] == "" for principal in document["principals"])
+    assert document["principals"][0]["paused_s"] > 0
+
+
+@pytest.mark.quiet
+@pytest.mark.parametrize("mechanism", [[], ["--signals"]])
+def test_shares_come_out_roughly_right(mechanism: list[str]) -> None:
+    document = alps("--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "2s", *mechanism)
+    assert document["principals"][0]["fraction"] == pytest.approx(0.25, rel=0.2)
+
+
+@pytest.mark.parametrize("algorithm", ["default", "paper", "paper-unoptimized", "none"])
+def test_every_algorithm_runs_the_cycles_asked_for_and_logs_each(algorithm: str, tmp_path: Path) -> None:
+    log = tmp_path / "cycles.csv"
+    document = alps(
+        "--run", f"1:{SPIN}", "--run", f"2:{SPIN}", "--cpus", "0", "--cycles", "6", "--duration", "20s",
+        "--algorithm", algorithm, "--cycle-log", str(log),
+    )  # fmt: skip
+    assert_designed_form(document, [1, 2])
+    assert (document["algorithm"], document["cycles"]) == (algorithm, 6)
+    assert document["wall_s"] < 15, "the cycles end it, not the duration"
+    if algorithm == "none":
+        assert document["mechanism"] == "observe"
+        assert [principal["paused_s"] for principal in document["principals"]] == [0, 0]
+    with log.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["cycle", "end_ns", "p0", "p1"]
+    numbers = [[int(field) for field in row] for row in rows]
+    assert [row[0] for row in numbers] == list(range(6))
+    assert [row[1] for row in numbers] == sorted({row[1] for row in numbers})
+    for column, principal in enumerate(document["principals"], start=2):
+        logged_s = sum(row[column] for row in numbers) / 1e9
+        assert all(row[column] >= 0 for row in numbers)
+        assert logged_s <= principal["cpu_s"] + 1e-6
+        assert logged_s >= principal["cpu_s"] - 0.25, "what is not logged was used after the last cycle"
+
+
+@contextlib.contextmanager
+def own_spinners() -> Iterator[list[int]]:
+    """Three processes that already run."""
+    with spinning(3, cpu=0) as processes:
+        yield [process.pid for process in processes]
+
+
+def test_processes_that_already_run_are_taken_and_left_running() -> None:
+    with own_spinners() as (one, two, three):
+        document = alps(
+            "--pids", f"1:{one}", "--pids", f"2:{two},{three}", "--cpus", "0", "--duration", "400ms", "--signals"
+        )
+        assert_designed_form(document, [1, 2])
+        assert [principal["name"] for principal in document["principals"]] == [str(one), f"{two},{three}"]
+        assert document["mechanism"] == "signal"
+        assert not any(is_stopped(pid) for pid in (one, two, three))
+
+
+@pytest.mark.root
+@root
+def test_cgroups_that_already_exist_are_taken_and_left_as_they_were() -> None:
+    with temporary_cgroup() as one, temporary_cgroup() as two:
+        with spinning(2, cgroup=one, cpu=0), spinning(1, cgroup=two, cpu=0) as (other,):
+            document = alps(
+                "--groups", f"1:cgroup:{one}", "--groups", f"1:cgroup:{two}", "--cpus", "0", "--duration", "400ms"
+            )
+            assert_designed_form(document, [1, 1])
+            assert [principal["name"] for principal in document["principals"]] == [f"cgroup:{one}", f"cgroup:{two}"]
+            assert document["mechanism"] == "freezer"
+            assert (two / "cgroup.procs").read_text().split() == [str(other.pid)]
+        for cgroup in (one, two):
+            assert (cgroup / "cgroup.freeze").read_text() == "0\n"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
+def test_without_privilege_it_works_by_signals_and_says_why(tmp_path: Path) -> None:
+    document = alps(
+        "--run", f"1:{SPIN}", "--run", f"1:{SPIN}", "--cpus", "0", "--duration", "400ms",
+        prefix=as_nobody([]), XDG_RUNTIME_DIR=str(give_to_nobody(tmp_path / "runtime")),
+    )  # fmt: skip
+    assert_designed_form(document, [1, 1])
+    assert document["mechanism"] == "signal"
+    assert "ermission denied" in document["mechanism_reason"]
+    assert document["loop_class"] != "fifo"
+    assert not list((tmp_path / "runtime" / "utilctl").iterdir())
+
+
+def test_the_table_names_every_command_and_the_mechanism() -> None:
+    outcome = run("alps", "--run", f"1:{SPIN}", "--run", f"1:{SPIN} # b", "--cpus", "0", "--duration", "300ms")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout.count("50.00 %") >= 2
+    assert f"{SPIN} # b" in outcome.stdout
+    assert "cycles in" in outcome.stdout
+
+
+@pytest.mark.parametrize("signals", [[], ["--signals"]])
+def test_it_ends_early_when_every_command_has_ended(signals: list[str]) -> None:
+    began = time.monotonic()
+    document = alps("--run", "1:true", "--run", "2:sleep 0.2", "--duration", "60s", *signals)
+    assert time.monotonic() - began < 30
+    assert [principal["name"] for principal in document["principals"]] == ["true", "sleep 0.2"]
+    assert {principal["problem"] for principal in document["principals"]} == {"ended"}
+
+
+@pytest.mark.parametrize("signals", [[], ["--signals"]])
+def test_a_command_that_ends_early_leaves_its_cpu_to_the_others(signals: list[str]) -> None:
+    document = alps("--run", "9:true", "--run", f"1:{SPIN}", "--cpus", "0", "--duration", "800ms", *signals)
+    ended, other = document["principals"]
+    assert (ended["problem"], other["problem"]) == ("ended", "")
+    assert other["fraction"] > 0.9
+
+
+def test_a_command_that_does_not_exist_is_named_by_the_shell_and_the_others_run() -> None:
+    outcome = run(
+        "alps", "--run", "1:/no/such/program", "--run", f"1:{SPIN}", "--cpus", "0", "--duration", "300ms", "-o", "json"
+    )
+    assert outcome.code == 0
+    assert "/no/such/program" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    missing, other = json.loads(outcome.stdout)["principals"]
+    assert (missing["problem"], missing["cpu_s"]) == ("ended", 0)
+    assert other["cpu_s"] > 0
+
+
+def test_what_commands_print_never_mixes_with_the_json() -> None:
+    outcome = run("alps", "--run", "1:echo from-the-command; sleep 0.1", "--duration", "5s", "-o", "json")
+    assert (outcome.code, outcome.stderr) == (0, "from-the-command\n")
+    json.loads(outcome.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["--run", "0:true"], 2, "share 0 is not positive"),
+        (["--run", "-1:true"], 2, "share -1 is not positive"),
+        (["--run", "nan:true"], 2, "not a finite number"),
+        (["--run", "inf:true"], 2, "not a finite number"),
+        (["--run", "1e308:true"], 2, "out of range"),
+        (["--run", "much:true"], 2, "share 'much' is not a number"),
+        (["--run", "true"], 2, "incomplete"),
+        (["--run", "3:"], 2, "incomplete"),
+        (["--run", "1:true", "--quantum", "0.5ms"], 2, "quantum of 0.5 ms is out of range; use 1ms to 10s"),
+        (["--run", "1:true", "--quantum", "11s"], 2, "quantum of 11000 ms is out of range; use 1ms to 10s"),
+        (["--run", "1:true", "--quantum", "10"], 2, "'10' is not a duration"),
+        (["--run", "1:true", "--duration", "0s"], 2, "not positive"),
+        (["--run", "1:true", "--cycles", "0"], 2, "--cycles"),
+        (["--run", "1:true", "--cpus", "9999"], 2, "CPU 9999 is not available here; use some of"),
+        (["--run", "1:true", "--cpus", "first"], 2, "is not a list of CPUs"),
+        (["--run", "1:true", "--algorithm", "magic"], 2, "magic"),
+        (["--run", "1:true", "--cycle-log", "/no/such/folder/log.csv"], 2, "/no/such/folder/log.csv cannot be written"),
+        (["--pids", "1:4194304999"], 2, "there is no process 4194304999"),
+        (["--pids", "1:self"], 2, "not a process id"),
+        (["--pids", "1:0"], 2, "not a process id"),
+        (["--groups", "1:/sys"], 2, "names no cgroup"),
+        pytest.param(["--groups", "1:cgroup:/etc"], 2, "/etc is not a cgroup", marks=[pytest.mark.root, root]),
+        ([], 2, "there is nothing to schedule; add --run SHARE:COMMAND"),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(arguments: list[str], code: int, complaint: str) -> None:
+    outcome = run("alps", *arguments)
+    assert (outcome.code, outcome.stdout) == (code, "")
+    assert complaint in one_line(outcome)
+
+
+def test_a_process_that_has_gone_is_refused_and_the_others_are_not_touched() -> None:
+    with spinning(1) as (gone,):
+        pass
+    with spinning(1) as (running,):
+        outcome = run("alps", "--pids", f"1:{running.pid}", "--pids", f"1:{gone.pid}", "--signals")
+        assert outcome.code == 2
+        assert one_line(outcome).startswith(f"there is no process {gone.pid};")
+        assert not is_stopped(running.pid)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
+def test_an_unusable_run_directory_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    outcome = run(
+        "alps", "--run", "1:true", prefix=as_nobody([]), environment={"XDG_RUNTIME_DIR": str(tmp_path)}
+    )  # fmt: skip
+    assert outcome.code == 1
+    assert f"{tmp_path}/utilctl cannot be used: Permission denied" in one_line(outcome)
+
+
+@pytest.mark.parametrize("signals", [[], ["--signals"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_being_interrupted_leaves_no_process_cgroup_or_pause_behind(signals: list[str], number: signal.Signals) -> None:
+    with spinning(1, cpu=0) as (taken,):
+        arguments = ["--run", f"1:{SPIN}", "--run", f"9:({SPIN}) & wait", "--pids", f"1:{taken.pid}", "--cpus", "0"]
+        with Command([*UTILCTL, "alps", *arguments, *signals, "--duration", "60s"]) as command:
+            wait_until(lambda: is_stopped(taken.pid), "it is paused")
+            command.process.send_signal(number)
+            outcome = command.wait()
+            assert (outcome.code, outcome.stderr) == (128 + number, "")
+            command.assert_nothing_left()
+        wait_until(lambda: not is_stopped(taken.pid), "what was there before goes on")
+
+
+def test_being_interrupted_while_commands_are_started_leaves_none_behind() -> None:
+    many = [option for number in range(30) for option in ("--run", f"1:sleep {600 + number}")]
+    for started in (1, 8, 20):
+        with Command([*UTILCTL, "alps", *many, "--signals", "--duration", "60s"]) as command:
+            wait_until(lambda: len(command.processes()) > 2 + started, "some are started")  # noqa: B023 - called here
+            command.process.send_signal(signal.SIGINT)
+            assert command.wait().code == 130
+            command.assert_nothing_left()
+
+
+def test_an_impatient_second_ctrl_c_does_not_cut_the_clean_up_short() -> None:
+    stubborn = "trap '' TERM; while :; do sleep 0.05; done"
+    with Command([*UTILCTL, "alps", "--run", f"1:{stubborn}", "--run", f"1:{stubborn}", "--signals"]) as command:
+        wait_until(lambda: len(command.processes()) >= 6, "both run")
+        for _ in range(4):
+            command.process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert command.wait().code == 130
+        command.assert_nothing_left()
+
+
+def test_a_scheduler_that_is_killed_is_one_line_and_nothing_stays_behind() -> None:
+    with Command([*UTILCTL, "alps", "--run", f"1:{SPIN}", "--run", f"1:{SPIN}", "--cpus", "0"]) as command:
+        loops: list[int] = []
+
+        def loop_runs() -> bool:
+            for pid in command.processes():
+                with contextlib.suppress(OSError):
+                    if b"utilctl_agent.loop" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        loops[:] = [pid]
+            return bool(loops)
+
+        wait_until(loop_runs, "the loop runs")
+        os.kill(loops[0], signal.SIGKILL)
+        outcome = command.wait()
+        assert outcome.code == 1
+        assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
+        command.assert_nothing_left()

@@ -24,17 +24,21 @@ from support.processes import WAIT_S, wait_until
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.root,
+    pytest.mark.quiet,  # noise fails nothing here, but everything takes longer to settle
     pytest.mark.skipif(not possible(), reason="needs root, for cgroups as hosts, and two CPUs"),
 ]
 
 LEASE_S = 3.0
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[FleetMachine]:
-    """The worked example, settled, on an embedded store."""
-    with worked_example(f"sqlite:{tmp_path}/policy.db", lease=f"{LEASE_S:g}s") as machine:
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetMachine]:
+    """The worked example on an embedded store, settled once; every test leaves it as it was."""
+    folder = tmp_path_factory.mktemp("fleet")
+    with worked_example(f"sqlite:{folder}/policy.db", lease=f"{LEASE_S:g}s") as machine:
         yield machine
+        machine.stop_agents()
+        assert machine.frozen() == []
 
 
 def test_the_worked_example_comes_out_and_the_command_line_tells_it(fleet: FleetMachine) -> None:
@@ -50,29 +54,30 @@ def test_the_worked_example_comes_out_and_the_command_line_tells_it(fleet: Fleet
         assert (host["connected"], host["capacity_cores"], host["mechanism"]) == (True, 1.0, "freezer")
         assert 0 <= host["unclaimed_cores"] <= 1.0
         assert host["applied_generation"] > 0
-
     explained = fleet.utilctl("explain", "svc=batch")
-    assert explained["entitlement_cores"] == pytest.approx(fleet.entitled()["svc=batch"], rel=0.3)
+    assert explained["entitlement_cores"] == pytest.approx(fleet.entitled()["svc=batch"], abs=2 * CLOSE)
     assert explained["share"] == 2
     assert explained["sentence"]
     assert explained["decided_at"]
     assert len(explained["trace_id"]) == 32
-    assert fleet.utilctl("explain", "svc=web", "--host", "host-a")["see"] == "svc=web"
+    on_one_host = fleet.utilctl("explain", "svc=batch", "--host", "host-a")
+    assert [entry["host"] for entry in on_one_host["per_host"]] == ["host-a"]
 
+
+def test_a_service_that_is_deleted_is_let_go_and_may_come_back(fleet: FleetMachine) -> None:
     etl = ("host-b", "svc=etl")
     assert etl in _held_back_within(fleet, 1.0)
     fleet.utilctl("delete", "svc=etl", "--reason", "no longer needed")
     assert sorted(fleet.entitled()) == ["svc=batch", "svc=web"]
     history = fleet.utilctl("history", "svc=etl")["entries"]
-    assert [(entry["new"] is None, entry["reason"]) for entry in history] == [
+    assert [(entry["new"] is None, entry["reason"]) for entry in history[:2]] == [
         (True, "no longer needed"),
         (False, "worked example"),
     ]
-    gone = run("get", "share", "svc=etl", "--controller", fleet.address)
-    assert gone.code == 1
-    wait_until(lambda: etl not in _held_back_within(fleet, 0.5), "what is managed no more is never held back")
-    fleet.stop_agents()
-    assert fleet.frozen() == []
+    assert run("get", "share", "svc=etl", "--controller", fleet.address).code == 1
+    wait_until(lambda: etl not in _held_back_within(fleet, 0.4), "what is managed no more is never held back")
+    fleet.utilctl("set-share", "svc=etl", "1", "--reason", "worked example")
+    wait_until(lambda: etl in _held_back_within(fleet, 0.4), "it is held back again")
 
 
 def _held_back_within(fleet: FleetMachine, seconds: float) -> set[tuple[str, str]]:
@@ -110,8 +115,6 @@ def test_agents_cut_off_keep_enforcing_then_fall_back_to_static_shares_and_come_
     wait_until(lambda: all(host["connected"] for host in _hosts(fleet)) and len(_hosts(fleet)) == 2, "both are back")
     fleet.wait_for_worked_example()
     assert fleet.client().services()["controller"]["epoch"] > epoch
-    fleet.stop_agents()
-    assert fleet.frozen() == []
 
 
 def assert_split(measured: dict[tuple[str, str], float], granted: dict[tuple[str, str], float]) -> None:
@@ -135,7 +138,7 @@ def test_while_etcd_is_away_agents_go_on_enforcing_and_writes_are_refused_and_no
         assert refused.stderr.count("\n") == 1
         # Reads are served and the fleet split holds.
         assert fleet.utilctl("get", "share", "svc=etl")["share"] == 1
-        assert_split(fleet.measured(1.5), fleet.granted())
+        assert_split(fleet.measured(1.0), fleet.granted())
         wait_until(lambda: not fleet.client().services()["controller"]["store_available"], "the outage is told")
         assert "store" in fleet.client().services()["controller"]["degraded_reason"]
         assert [host["connected"] for host in _hosts(fleet)] == [True, True]

@@ -50,9 +50,6 @@ or when a turn leaves CPU time unused. Each doubles the time after which a turn 
 LOOK_NS: Final = 100_000_000
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
-LEAST_PROGRESS: Final = 0.25
-PACE_TRUST: Final = 0.85
-"""How far a turn that runs beside foreign work is trusted to keep its pace, and the slowest pace assumed."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
 LEAD_AIM_NS: Final = 40_000
@@ -80,7 +77,6 @@ class _Principal:
     allotment_ns: int = 0
     allowance_ns: int = 0
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
-    disturbed: float = 1.0  # fraction of its turn that it lately got, beside work that is not ours
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0
     credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
@@ -265,7 +261,6 @@ class TurnScheduler:
             if principal.role == "turn":
                 if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
-                    principal.disturbed = max(LEAST_PROGRESS, used_ns / elapsed_ns)
                 elif 0 < principal.due_ns <= now_ns:
                     # Undisturbed, the turn should be over now: learn from what is left, or was overdrawn.
                     lead_ns = self._lead_ns + round(LEAD_GAIN * (principal.allowance_ns + LEAD_AIM_NS))
@@ -440,11 +435,6 @@ class TurnScheduler:
             principal.due_ns = 0
             if contended:
                 turn_ns = principal.allowance_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
-                if principal.disturbed < 1.0:
-                    # Beside foreign work it needs longer. Most of the way at the pace it lately had, so that each
-                    # look leaves a fraction; should the foreign work end meanwhile, the overrun is a debt.
-                    turn_ns = max(turn_ns, round(turn_ns * PACE_TRUST / principal.disturbed))
-                    principal.disturbed = 1.0
                 principal.due_ns = now_ns + turn_ns
                 watch_ns = settings.quantum_ns << principal.streak
                 if watch_ns < sleep_ns:

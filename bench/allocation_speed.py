@@ -69,7 +69,7 @@ def peer_seconds(problem: AllocationProblem) -> float:
     lp.a_matrix_.start_ = np.array([*range(0, 2 * len(arcs) + 1, 2), len(entries)])
     lp.a_matrix_.index_ = np.array([row for row, _ in entries], dtype=np.int32)
     lp.a_matrix_.value_ = np.array([value for _, value in entries])
-    model = highspy.Highs()
+    model = highspy.Highs()  # type: ignore[no-untyped-call]  # publishes no types
     model.setOptionValue("output_flag", False)
     model.setOptionValue("threads", 1)
     model.passModel(lp)
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("-o", choices=("text", "json"), default="text", dest="output")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for statement in ("import utilctl_controller.allocation", "import scipy.sparse.csgraph"):
-        rows.append({"what": statement, "s": import_seconds(statement)})
+    imports = ("import utilctl_controller.allocation", "import scipy.sparse.csgraph")
+    rows += [{"what": statement, "s": import_seconds(statement)} for statement in imports]
     allocate(fleet(200, 40, "uniform", "fleet", parents=0))  # imports scipy, counted above
     for hosts, sees in SIZES:
         cases: list[tuple[str, AllocationMode, int]] = [
@@ -105,7 +105,7 @@ def main() -> None:
                 "s": seconds(problem, 200 if sees == 3 else 1 if parents else 3),
                 "goal_s": None if parents else GOALS_S[hosts, sees],
             }
-            if mode == "fleet" and not parents:
+            if mode == "fleet" and not parents and hosts < 10_000:  # there it runs for more than a minute
                 row["one_lp_s"] = peer_seconds(problem)
             rows.append(row)
     if options.output == "json":

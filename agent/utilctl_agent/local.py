@@ -25,6 +25,7 @@ from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.host.cgroup import freezer_refusal
 from utilctl_agent.host.procstat import identify, read_stat
+from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
@@ -34,7 +35,6 @@ from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 MEMBERSHIP_NS: Final = NS_PER_S
 """How often process trees are looked at again (as in the paper, section 5.2)."""
 START_TIMEOUT_S: Final = 20.0
-_INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +211,14 @@ class _Runner:
 
     def _spawn(self, name: str, workload: Workload, command: str, folder: Path | None) -> _Started:
         cpus = self._settings.cpus
-        # An interruption between the fork and the note of what to end would leave the workload behind.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+        with uninterrupted() as let_through:
 
-        def enter() -> None:  # between fork and exec; this process has one thread
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-            if folder is not None:
-                (folder / "cgroup.procs").write_text("0")
-            os.sched_setaffinity(0, cpus)
+            def enter() -> None:  # between fork and exec; this process has one thread
+                let_through()
+                if folder is not None:
+                    (folder / "cgroup.procs").write_text("0")
+                os.sched_setaffinity(0, cpus)
 
-        try:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", command],
                 stdin=subprocess.DEVNULL,
@@ -229,8 +227,6 @@ class _Runner:
                 preexec_fn=enter,  # noqa: PLW1509 - no threads here
             )
             self._stack.callback(_end_workload, process)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         return _Started(name, workload, process=process, cgroup=folder, tree={process.pid})
 
     def _configure(self, channel: Channel) -> int:

@@ -100,12 +100,13 @@ class PlanFleet(_Strict):
 
     def _contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Where items of the file contradict each other, and how."""
-        for field, items in (("hosts", self.hosts), ("services", self.services)):
+        names = {"hosts": [host.name for host in self.hosts], "services": [see.name for see in self.services]}
+        for field, listed in names.items():
             seen: set[str] = set()
-            for position, item in enumerate(items):
-                if item.name in seen:
-                    yield (field, position, "name"), f"{item.name!r} is listed twice; list it once"
-                seen.add(item.name)
+            for position, name in enumerate(listed):
+                if name in seen:
+                    yield (field, position, "name"), f"{name!r} is listed twice; list it once"
+                seen.add(name)
         hosts = {host.name for host in self.hosts}
         for position, service in enumerate(self.services):
             for host in service.demand:

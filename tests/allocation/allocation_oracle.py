@@ -28,7 +28,7 @@ class Program:
 
     def solve(self, objective: Mapping[int, float], extra: list[tuple[dict[int, float], float, float]]) -> float:
         """The largest value of ``objective`` over the columns; the level is the last column."""
-        model = highspy.Highs()
+        model = highspy.Highs()  # type: ignore[no-untyped-call]  # publishes no types
         model.setOptionValue("output_flag", False)
         columns = len(self.arcs) + 1
         lp = highspy.HighsLp()
@@ -86,7 +86,7 @@ def oracle_totals(problem: AllocationProblem, static: Mapping[str, float] | None
     guarantees = [floors] if static is None else [floors, dict(static)]
     for guarantee in guarantees:
         wanted = {node: least for node, least in guarantee.items() if least > _EPSILON}
-        got = _max_min(program, columns, wanted, lambda node, wanted=wanted: wanted[node])
+        got = _max_min(program, columns, wanted, wanted.__getitem__)
         for node, amount in got.items():
             program.rows.append((dict.fromkeys(columns[node], 1.0), amount - 1e-9, 1e9))
 
@@ -100,7 +100,7 @@ def oracle_totals(problem: AllocationProblem, static: Mapping[str, float] | None
             entitled = totals[above] if above else 1.0
             if entitled > _EPSILON:
                 weight[node] = entitled * _share(claims, node) / shares
-        got = _max_min(program, columns, weight, lambda node: most[node])
+        got = _max_min(program, columns, weight, most.__getitem__)
         totals |= {node: got.get(node, 0.0) for node in nodes if node.count("/") == depth}
         for node, amount in got.items():
             program.rows.append((dict.fromkeys(columns[node], 1.0), amount - 1e-9, amount + 1e-9))

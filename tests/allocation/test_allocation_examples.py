@@ -12,7 +12,7 @@ from utilctl_common.errors import FailedError, UsageError
 from utilctl_controller.allocation import Allocation, AllocationError, AllocationProblem, allocate, solver, verify
 
 
-def totals(allocation: Allocation) -> dict[str, float]:
+def totals(allocation: Allocation) -> dict[str, object]:
     return {see.name: pytest.approx(see.total_cores, abs=1e-9) for see in allocation.sees}
 
 

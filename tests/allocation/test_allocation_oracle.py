@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from allocation.allocation_fleets import large_fleet, random_fleet
 from allocation.allocation_oracle import oracle_totals
@@ -46,12 +44,11 @@ def test_totals_equal_those_of_linear_programs(tree: bool, floors: bool, caps: b
 
 
 @pytest.fixture
-def compiled_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def compiled_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of any size go the way of large ones."""
     monkeypatch.setattr(network, "LARGE_ARCS", 1)
     monkeypatch.setattr(solver, "LARGE_ARCS", 1)
     monkeypatch.setattr(components, "_LARGE_EDGES", 1)
-    yield
 
 
 @pytest.mark.usefixtures("compiled_path")

@@ -30,7 +30,7 @@ def test_the_order_of_the_input_does_not_matter(problem: AllocationProblem, rng:
     hosts, sees = list(problem.hosts), list(problem.sees)
     rng.shuffle(hosts)  # type: ignore[attr-defined]  # a random.Random
     rng.shuffle(sees)  # type: ignore[attr-defined]  # a random.Random
-    shuffled = [replace(see, demand_cores=dict(reversed(see.demand_cores.items()))) for see in sees]
+    shuffled = [replace(see, demand_cores=dict(reversed(list(see.demand_cores.items())))) for see in sees]
     assert allocate(replace(problem, hosts=tuple(hosts), sees=tuple(shuffled))) == allocate(problem)
 
 
@@ -125,7 +125,10 @@ def test_floors_hold_or_are_noted(problem: AllocationProblem) -> None:
 @pytest.mark.parametrize("change", [1e-6, -1e-6])
 def test_a_small_change_of_demand_moves_the_split_a_little(change: float) -> None:
     hosts = {f"h{index}": 1.0 + index / 4 for index in range(6)}
-    sees = {f"s{index}": (1 + index % 3, {h: 0.4 + (index * 7 % 5) / 5 for h in hosts}) for index in range(8)}
+    sees = {
+        f"s{index}": (1 + index % 3, {host: 0.4 + ((index * 7 + at) % 5) / 5 for at, host in enumerate(hosts)})
+        for index in range(8)
+    }
     before = allocate(fleet(hosts, sees))
     sees["s3"][1]["h2"] += change
     after = allocate(fleet(hosts, sees))

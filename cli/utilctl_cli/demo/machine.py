@@ -19,6 +19,7 @@ from utilctl_agent.host.cgroup import CgroupGroup, freezer_refusal
 from utilctl_agent.host.port import Group
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import identify
+from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.workcgroup import WorkCgroup
 from utilctl_agent.safety.journal import Journal
 from utilctl_cli.demo.scenario import HOSTS, PLACEMENT, PROCESSES_EACH
@@ -81,15 +82,21 @@ class Machine:
         """Start a program that ends with us, by ``stop``; its complaints go to the log."""
         libc = ctypes.CDLL(None, use_errno=True)
         log = self._stack.enter_context(self._log.open("ab"))
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout if stdout is not None else log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C is for us; we end the others in order
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, stop, 0, 0, 0),  # noqa: PLW1509 - one thread here
-        )
-        self._stack.callback(_end, process, stop)
+        with uninterrupted() as let_through:
+
+            def enter() -> None:  # between fork and exec; this process has one thread
+                let_through()
+                libc.prctl(_PR_SET_PDEATHSIG, stop, 0, 0, 0)
+
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout if stdout is not None else log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us; we end the others in order
+                preexec_fn=enter,  # noqa: PLW1509 - one thread here
+            )
+            self._stack.callback(_end, process, stop)
         return process
 
     def _start_controller(self) -> None:
@@ -137,19 +144,22 @@ class Machine:
         libc = ctypes.CDLL(None, use_errno=True)
         cpu = self.cpus[host]
 
-        def enter() -> None:  # between fork and exec; this process has one thread
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            (folder / "cgroup.procs").write_text("0")
-            os.sched_setaffinity(0, {cpu})
+        with uninterrupted() as let_through:
 
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _SPIN],
-            env={**os.environ, "UTILCTL_SEE": see},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=enter,  # noqa: PLW1509 - one thread here
-        )
-        self._stack.callback(_end, process, signal.SIGKILL)
+            def enter() -> None:  # between fork and exec; this process has one thread
+                let_through()
+                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                (folder / "cgroup.procs").write_text("0")
+                os.sched_setaffinity(0, {cpu})
+
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-c", _SPIN],
+                env={**os.environ, "UTILCTL_SEE": see},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=enter,  # noqa: PLW1509 - one thread here
+            )
+            self._stack.callback(_end, process, signal.SIGKILL)
 
     def _tree(self, host: str) -> tuple[int, dict[str, list[int]]]:
         """One parent for all processes of a host; returns its pid and the pids by service."""

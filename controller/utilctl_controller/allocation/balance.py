@@ -122,7 +122,7 @@ def _large(part: Network) -> FloatArray:
     goal[wanted == 0.0] = 0.0
     ask = np.minimum(1.0, np.divide(goal, wanted, out=np.zeros(nodes), where=wanted > 0.0))
     factor = np.ones(hosts)
-    grant = limit
+    grant: FloatArray = limit
     for _ in range(_ROUNDS):
         asked = limit * ask[leaf]
         amount = asked * factor[host]
@@ -170,7 +170,8 @@ def _route_rest_large(part: Network, grant: FloatArray) -> FloatArray:
     total = int(missing[short].sum())
     pushed, _ = LargeGraph(nodes + hosts + 2, tail, head).augment(forward, backward, source, sink, total)
     _require(total - pushed, part)
-    return (limit - forward[: len(leaf)]).astype(np.float64)
+    result: FloatArray = (limit - forward[: len(leaf)]).astype(np.float64)
+    return result
 
 
 def _require(shortfall: int, part: Network) -> None:

@@ -29,9 +29,9 @@ _INFINITY: Final = math.inf
 class Instance:
     """The compiled problem. Node ids: parents before children. Amounts in ticks unless the name says otherwise.
 
-    ``demand`` is what a node could use at most (of its subtree, every arc within its host's capacity), ``upper`` the
-    same within caps and the fleet's size, ``floor`` the policy floor limited to demand within caps. Leaves' arcs are contiguous:
-    those of leaf ``i`` are ``arc_start[i]`` up to ``arc_start[i + 1]`` (empty for inner nodes).
+    ``demand`` is what a node could use at most (of its subtree, every arc within its host's capacity), ``upper``
+    the same within caps and the fleet's size, ``floor`` the policy floor limited to demand within caps. Leaves' arcs
+    are contiguous: those of leaf ``i`` are ``arc_start[i]`` up to ``arc_start[i + 1]`` (empty for inner nodes).
     """
 
     mode: AllocationMode
@@ -181,15 +181,14 @@ def _tree(claims: dict[str, SeeClaim]) -> tuple[list[str], list[int], list[list[
 def _arcs_of(
     claim: SeeClaim, host_index: dict[str, int], capacity: list[int], ticks_per_core: float
 ) -> tuple[list[int], list[int]]:
-    """Host ids, ascending, and usable demand (at most the host's capacity) of one SEE; hosts without demand are left out."""
-    entries = [(host_index.get(host, -1), cores) for host, cores in claim.demand_cores.items()]
-    entries.sort()
+    """Ascending host ids with demand of one SEE, and its usable demand there (at most the host's capacity)."""
+    entries = sorted((host_index.get(host, -1), cores) for host, cores in claim.demand_cores.items())
     if entries[0][0] < 0:
-        unknown = min(host for host in claim.demand_cores if host not in host_index)
+        unknown = min(name for name in claim.demand_cores if name not in host_index)
         raise UsageError(f"demand of {claim.name} names host {unknown}, which is not listed", hint="add the host")
-    if not all([0.0 <= cores < _INFINITY for _, cores in entries]):
-        for host in sorted(claim.demand_cores):
-            _check(claim.demand_cores[host], f"demand of {claim.name} on host {host}")
+    if not all(0.0 <= cores < _INFINITY for _, cores in entries):
+        for name in sorted(claim.demand_cores):
+            _check(claim.demand_cores[name], f"demand of {claim.name} on host {name}")
     hosts, demands = list[int](), list[int]()
     for host, cores in entries:
         room = capacity[host]

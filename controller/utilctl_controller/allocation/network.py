@@ -99,7 +99,9 @@ class Network:
             if above >= 0:
                 supply[above] -= low[node]
                 room[node] = high[node] - low[node]
-        search = flow.large_min_cut if isinstance(self.arc_limit, np.ndarray) else flow.small_min_cut
+        search: Callable[..., flow.Cut | None] = flow.small_min_cut
+        if isinstance(self.arc_limit, np.ndarray):
+            search = flow.large_min_cut
         return search(self.parent, supply, room, self.capacity, self.arc_leaf, self.arc_host, self.arc_limit)
 
     def split(

@@ -9,7 +9,7 @@ from utilctl_controller.allocation.instance import Instance
 from utilctl_controller.allocation.model import Allocation, AllocationProblem, SeeAllocation
 
 ROUNDING: Final = 1e-9
-"""Relative difference, and cores, below which two amounts count as equal: rounding, far below what a host can enforce."""
+"""Relative difference, and cores, below which two amounts count as equal: far below what a host can enforce."""
 
 _NAMED_HOSTS: Final = 8
 """Hosts named in a bottleneck before it says how many more there are. Arbitrary: one line on a screen."""

@@ -121,24 +121,25 @@ def _tightest(
     """
     level = top_level
     divided: dict[int, int] = {}
-    holding: tuple[list[Riser], Cut | None] = (risers, None)
+    holding: list[Riser] = risers
+    holding_cut: Cut | None = None
     while True:
         amounts = list(part.lower)
         for riser in risers:
             amounts[riser.node] = divided.get(riser.node, riser.amount_at(level))
         found = _violation(part, amounts, *part.bounds(amounts))
         if found is None:
-            return *holding, amounts, level
+            return holding, holding_cut, amounts, level
         holders, shortfall, cut = found
         held = [riser for riser in risers if riser.node in holders]
         if not held or shortfall <= _slack(part):
             if cut is not None:
                 _tolerate(cut, part)
-            return *holding, amounts, level
+            return holding, holding_cut, amounts, level
         if stop_at_first and cut is not None:
             return held, cut, amounts, level
         level, divided = fill(held, sum(amounts[riser.node] for riser in held) - shortfall)
-        holding = (held, cut)
+        holding, holding_cut = held, cut
 
 
 def _divide_cut(part: Network, cut: Cut, held: list[Riser], weight: Sequence[float], fix_arc: FixArc) -> list[Network]:
@@ -173,7 +174,7 @@ def _risers(
     if not shared_totals:
         return risers
     groups: dict[int, list[Riser]] = {}
-    left = {node: high for node, high in enumerate(part.upper)}
+    left = dict(enumerate(part.upper))
     active = {riser.node for riser in risers}
     for node, above in enumerate(part.parent):
         if above >= 0 and node not in active:

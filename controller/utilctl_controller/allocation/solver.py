@@ -1,11 +1,11 @@
 """``allocate``: from claims to a verified allocation.
 
-Steps: compile to integers; settle what is guaranteed (policy floors, then static totals in ``fleet-with-floor``); settle
-fair totals depth by depth, top level first; place the leaves' totals on hosts in a balanced way; verify.
+Steps: compile to integers; settle what is guaranteed (policy floors, then static totals in ``fleet-with-floor``);
+settle fair totals depth by depth, top level first; place the leaves' totals on hosts in a balanced way; verify.
 
 Below the top, a child's level is its total relative to its fair part of its parent's entitlement, that is
-``X / (X_parent * share / sum of its siblings' shares)``, idle siblings not counted. Within one parent that is ``X / share``;
-the scale matters only where children of different parents have to be weighed against each other on a contended host.
+``X / (X_parent * share / sum of its siblings' shares)``, idle siblings not counted. Within one parent that is
+``X / share``; the scale matters only where children of different parents are weighed against each other on a host.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 from utilctl_controller.allocation.balance import balanced_split
 from utilctl_controller.allocation.instance import Instance, compile_problem
-from utilctl_controller.allocation.settle import settle_below, settle_top
 from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem
 from utilctl_controller.allocation.network import LARGE_ARCS, Network, whole_fleet
 from utilctl_controller.allocation.report import describe
+from utilctl_controller.allocation.settle import settle_below, settle_top
 from utilctl_controller.allocation.static import static_grants
 from utilctl_controller.allocation.verify import verify_compiled
 
@@ -35,12 +35,13 @@ def allocate(problem: AllocationProblem) -> Allocation:
     does not pass `verify`, which would be a defect of this package: nothing unverified is ever returned.
     """
     instance = compile_problem(problem)
+    violations: tuple[str, ...]
     if problem.mode == "host":
         allocation = describe(problem, instance, _in_cores(instance, static_grants(instance)), [])
         violations = verify_compiled(problem, instance, allocation)
     else:
         allocation, violations = _fleet_allocation(problem, instance)
-    if violations:
+    if len(violations) > 0:
         more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
         raise AllocationError(
             f"the computed allocation is not right: {violations[0]}{more}",

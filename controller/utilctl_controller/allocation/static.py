@@ -1,9 +1,9 @@
 """Static per-host shares: every host divides its own cores, knowing nothing of the others.
 
 This is mode ``host``, the guarantee of ``fleet-with-floor``, and what an agent falls back to without a controller.
-A floor or cap is a figure for the fleet; without coordination the only fixed way to keep its sum is to split it over the
-hosts in proportion to the SEE's usable demand there (demand, at most the host's capacity). So in this mode a cap is never
-exceeded in total, but may bind on one host while another has room; a floor that exceeds what its host has is scaled
+A floor or cap is a figure for the fleet; without coordination the only fixed way to keep its sum is to split it over
+the hosts in proportion to the SEE's usable demand there (demand, at most the host's capacity). So in this mode a cap is
+never exceeded in total, but may bind on one host while another has room; a floor that exceeds what its host has is scaled
 down there, all floors of that host (within one parent: of that parent's children) by the same factor.
 """
 

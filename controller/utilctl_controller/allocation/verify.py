@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from utilctl_controller.allocation.certificate import (
     Contest,
@@ -75,9 +76,7 @@ def _granted(instance: Instance, rows: dict[str, SeeAllocation]) -> list[float]:
 
 
 def _totals(instance: Instance, granted: Sequence[float]) -> list[float]:
-    totals: list[float] = []
-    for node in range(len(instance.parent)):
-        totals.append(math.fsum(granted[instance.arc_start[node] : instance.arc_start[node + 1]]))
+    totals = [math.fsum(granted[first:last]) for first, last in pairwise(instance.arc_start)]
     for node in range(len(totals) - 1, -1, -1):
         if instance.parent[node] >= 0:
             totals[instance.parent[node]] += totals[node]
@@ -92,7 +91,8 @@ def _check_sums(instance: Instance, rows: dict[str, SeeAllocation], totals: list
         hosts = math.fsum(row.host_cores.values())
         if abs(row.total_cores - total) > allowance(total) or abs(hosts - total) > allowance(total):
             found.append(
-                f"{row.name} has a total of {row.total_cores:.9g} cores, on hosts {hosts:.9g}, from its parts {total:.9g}"
+                f"{row.name} has a total of {row.total_cores:.9g} cores, on hosts {hosts:.9g}, "
+                f"from its parts {total:.9g}"
             )
 
 

@@ -250,9 +250,6 @@ class TestBlocking:
         run_for(alps.host, 10_000 * MS, alps)
         assert alps.host.idle_ns <= 0.05 * alps.host.now_ns()
 
-    @pytest.mark.xfail(
-        strict=True, reason="a principal that sleeps half of its turn may stay hungry in the core's eyes"
-    )
     def test_the_core_is_used_also_when_bursts_are_about_as_long_as_turns(self) -> None:
         idle: dict[tuple[int, int], float] = {}
         for compute_ms, sleep_ms in [(1, 1), (2, 2), (5, 5), (10, 10), (20, 20), (80, 240)]:
@@ -314,9 +311,6 @@ class TestCaps:
         assert alps.fractions(["B", "C"]) == pytest.approx({"B": 1 / 3, "C": 2 / 3}, rel=0.05)
         assert alps.host.idle_ns <= 0.01 * alps.host.now_ns()
 
-    @pytest.mark.xfail(
-        strict=True, reason="a turn ends when the cap's bucket of one quantum is empty, and is not made up"
-    )
     def test_the_capped_gets_what_its_cap_allows_also_beside_others(self) -> None:
         alps = make()
         alps.add("capped", 10, cap_cores=0.2)

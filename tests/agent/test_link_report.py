@@ -100,7 +100,6 @@ class TestReporter:
         two_reports(loop(0, svc_web=web(0)), loop(1, svc_web=web(1)), reporter=reporter)
         assert reporter.make(loop(2), times(2, 1.0), {}, {}).sees == ()
 
-    @pytest.mark.xfail(strict=True, reason="the last estimate of an SEE that left is kept, and reported on its return")
     def test_a_see_that_comes_back_begins_anew(self) -> None:
         reporter = Reporter(2)
         two_reports(loop(0, svc_web=web(0)), loop(1, svc_web=web(1)), reporter=reporter)

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from support.commands import UTILCTL, Command, one_line, run
 from support.processes import wait_until
+from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
 
 pytestmark = [
     pytest.mark.kernel,
@@ -49,17 +51,34 @@ def test_the_demo_measures_two_phases_and_cleans_up() -> None:
 
 @pytest.mark.parametrize(
     ("programs", "then_s"),
-    [(1, 0.0), (2, 0.0), (5, 0.0), (9, 0.0), (12, 0.3), (12, 2.5)],
+    [(1, 0.0), (2, 0.0), (5, 0.0), (9, 0.0), (12, 0.3), (12, 1.5)],
     ids=["controller", "first-service", "services", "first-agent", "agents", "settling"],
 )
 def test_ctrl_c_at_any_moment_leaves_nothing_behind(programs: int, then_s: float) -> None:
     with Command([*UTILCTL, "demo", "-o", "json"]) as command:
-        wait_until(lambda: len(command.processes()) >= programs, f"{programs} programs run")
-        time.sleep(then_s)
-        command.process.send_signal(signal.SIGINT)
-        outcome = command.wait()
-        assert (outcome.code, outcome.stdout, outcome.stderr) == (130, "", "")
-        command.assert_nothing_left()
+        interrupt(command, programs, then_s)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
+@pytest.mark.parametrize(("programs", "then_s"), [(2, 0.0), (5, 0.0), (12, 0.5)])
+def test_ctrl_c_without_privilege_leaves_nothing_behind_either(tmp_path: Path, programs: int, then_s: float) -> None:
+    runtime = give_to_nobody(tmp_path / "runtime")
+    with Command(
+        [*UTILCTL, "demo", "-o", "json"], prefix=as_nobody([]), environment={"XDG_RUNTIME_DIR": str(runtime)}
+    ) as command:
+        interrupt(command, programs, then_s)
+    assert not list(runtime.rglob("*.journal"))
+
+
+def interrupt(command: Command, programs: int, then_s: float) -> None:
+    """Ctrl-C a while after so many programs were started; it must end quietly with nothing left."""
+    wait_until(lambda: len(command.processes()) >= programs, f"{programs} programs run")
+    time.sleep(then_s)
+    command.process.send_signal(signal.SIGINT)
+    outcome = command.wait()
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (130, "", "")
+    command.assert_nothing_left()
 
 
 def test_being_told_to_end_cleans_up_as_well() -> None:

@@ -48,6 +48,7 @@ TRUSTED: Final = 3
 """Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
 or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
 LOOK_NS: Final = 100_000_000
+MAX_PROOF_QUANTA: Final = 16
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
 MAX_LEAD_NS: Final = 500_000
@@ -74,6 +75,8 @@ class _Principal:
     hungry: bool = False
     active: bool = True  # used or waited for CPU when last observed
     streak: int = 0  # observations in a row that found it hungry
+    proof_ns: int = 0  # how long it must have wanted CPU without a break to count as hungry
+    proven_ns: int = 0  # how long it has
     allotment_ns: int = 0
     allowance_ns: int = 0
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
@@ -291,13 +294,23 @@ class TurnScheduler:
         principal.active = wanted_ns > ROUNDING * elapsed_ns
         was_hungry = principal.hungry
         if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + self._settings.reading_error_ns:
-            principal.hungry = True
-            principal.streak = min(principal.streak + 1, TRUSTED)
+            principal.proven_ns += elapsed_ns
+            if principal.hungry or principal.proven_ns >= principal.proof_ns:
+                principal.hungry = True
+                principal.streak = min(principal.streak + 1, TRUSTED)
+            if principal.proven_ns >= LOOK_NS + principal.proof_ns:
+                principal.proof_ns //= 2
+                principal.proven_ns = principal.proof_ns
         elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
             pass  # the counters may have lost waiting time, and at this instant it is ready
         else:
             principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
             principal.streak = 0
+            principal.proven_ns = 0
+            if was_hungry and not principal.hungry:
+                # Bursts that fill an observation are no hunger; each time it deceives, it must prove itself longer.
+                longest_ns = MAX_PROOF_QUANTA * self._settings.quantum_ns
+                principal.proof_ns = min(longest_ns, max(self._settings.quantum_ns, 2 * principal.proof_ns))
         total_ns = self._total_ns - principal.used_ns
         others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
         seen_cores = principal.observed_used_ns / elapsed_ns
@@ -322,8 +335,7 @@ class TurnScheduler:
         for principal in self._caps:
             cap = principal.spec.cap_cores
             assert cap is not None
-            # The bucket holds one quantum's worth, so that waiting earns no burst above the cap.
-            bucket_ns = round(cap * self._settings.quantum_ns)
+            bucket_ns = self._bucket_ns(cap)
             principal.cap_budget_ns = min(bucket_ns, principal.cap_budget_ns + round(cap * elapsed_ns))
             if principal.role != "capped" and principal.cap_budget_ns <= 0:
                 self._move(principal, "capped")
@@ -453,12 +465,16 @@ class TurnScheduler:
             sleep_ns = min(sleep_ns, self._cap_due_ns(principal))
         return sleep_ns if sleep_ns > settings.min_gap_ns else settings.min_gap_ns
 
+    def _bucket_ns(self, cap: float) -> int:
+        """What a cap lets through at once: its part of a cycle, so that waiting for a turn costs it nothing."""
+        return round(cap * max(self._settings.quantum_ns, self._cycle_ns // self._settings.cores))
+
     def _cap_due_ns(self, principal: _Principal) -> int:
         """Time until the cap's bucket can run dry, or, if it is dry, until it is half full."""
         cap = principal.spec.cap_cores
         assert cap is not None
         if principal.role == "capped":
-            missing_ns = round(cap * self._settings.quantum_ns) // 2 - principal.cap_budget_ns
+            missing_ns = self._bucket_ns(cap) // 2 - principal.cap_budget_ns
             return max(0, round(missing_ns / cap)) + 1
         if not principal.active:
             return self._settings.idle_sleep_ns

@@ -44,6 +44,7 @@ class Reporter:
         elapsed_ns = loop.now_ns - last.now_ns if last is not None else 0
         busy = busy_cores(last_times, times, self.cores) if last_times is not None else 0.0
         full = busy >= self.cores - FULL_CORES
+        self._demand_cores = {see: cores for see, cores in self._demand_cores.items() if see in loop.principals}
         sees = [
             self._see(name, loop, last, elapsed_ns, members, problems, full=full)
             for name in sorted(loop.principals.keys() | problems.keys())
@@ -95,8 +96,6 @@ class Reporter:
             )
             last_cores = self._demand_cores.get(name, 0.0)
             self._demand_cores[name] = demand_cores(usage, last_cores, host_is_full=full)
-        elif name not in loop.principals:
-            self._demand_cores.pop(name, None)
         return SeeStatus(
             see=name,
             consumed_total_ns=now.cpu_ns,

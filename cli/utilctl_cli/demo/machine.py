@@ -167,18 +167,21 @@ class Machine:
         cpu = self.cpus[host]
         sees = [see for see, hosts in PLACEMENT.items() if host in hosts for _ in range(PROCESSES_EACH)]
 
-        def enter() -> None:  # between fork and exec; this process has one thread
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-            os.sched_setaffinity(0, {cpu})
+        with uninterrupted() as let_through:
 
-        parent = subprocess.Popen(
-            [sys.executable, "-S", str(Path(__file__).with_name("nursery.py")), *sees],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=enter,  # noqa: PLW1509 - one thread here
-        )
-        self._stack.callback(_end, parent, signal.SIGTERM)
+            def enter() -> None:  # between fork and exec; this process has one thread
+                let_through()
+                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+                os.sched_setaffinity(0, {cpu})
+
+            parent = subprocess.Popen(
+                [sys.executable, "-S", str(Path(__file__).with_name("nursery.py")), *sees],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=enter,  # noqa: PLW1509 - one thread here
+            )
+            self._stack.callback(_end, parent, signal.SIGTERM)
         assert parent.stdout is not None
         self._stack.callback(parent.stdout.close)
         children: dict[str, list[int]] = {}

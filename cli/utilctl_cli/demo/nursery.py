@@ -21,11 +21,17 @@ def main(sees: list[str]) -> int:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
+    # An end that came between a start and its note would leave the child behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     for see in sees:
         environment = {**os.environ, "UTILCTL_SEE": see}
-        children.append(os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", "while True: pass"], environment))
-        sys.stdout.write(f"{children[-1]}\n")
-    sys.stdout.flush()
+        spin = [sys.executable, "-S", "-c", "while True: pass"]
+        children.append(os.posix_spawn(sys.executable, spin, environment, setsigmask=[]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    try:
+        os.write(1, "".join(f"{child}\n" for child in children).encode())
+    except BrokenPipeError:  # whoever started us is ending already
+        end(0, None)
     while True:
         signal.pause()
 

@@ -29,7 +29,7 @@ from utilctl_cli.wording import cap_words, change_words, match_words, number_wor
 from utilctl_common.quantities import NS_PER_S
 
 if TYPE_CHECKING:
-    from utilctl_controller.plan import PlanDocument
+    from utilctl_controller.plan import Plan
 
 WIDTH_WHEN_PIPED: Final = 80
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
@@ -114,7 +114,7 @@ def history(document: HistoryDocument) -> str:
     return _text(columns, rows, "no change has been made yet", [])
 
 
-def plan(document: PlanDocument) -> str:
+def plan(document: Plan) -> str:
     """A row for each service with its cores on each host, then what is worth knowing besides."""
     columns = [
         _name("SERVICE"),

@@ -16,7 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from utilctl_common.errors import UsageError
@@ -42,7 +51,15 @@ def _share(value: float) -> float:
         raise ValueError(str(error)) from None
 
 
-Cores = Annotated[float, AfterValidator(_cores)]
+def _number(value: object) -> object:
+    """YAML 1.1 reads 1e3 as a text; people mean a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Cores = Annotated[float, BeforeValidator(_number), AfterValidator(_cores)]
 
 
 class _Strict(BaseModel):
@@ -61,7 +78,7 @@ class PlanService(_Strict):
     """A service, or a child by path: policy and demand by host, in cores."""
 
     name: str = Field(min_length=1)
-    share: Annotated[float, AfterValidator(_share)]
+    share: Annotated[float, BeforeValidator(_number), AfterValidator(_share)]
     floor: Cores = 0.0
     cap: Cores | None = None
     demand: dict[str, Cores] = Field(default_factory=dict)

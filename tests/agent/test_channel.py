@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from utilctl_agent import channel as channel_module
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from support.guarded import GuardedLoop, Mechanism, Subject, subject, time_until_resumed
 from support.processes import WAIT_S, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
@@ -252,10 +253,15 @@ def test_a_loop_that_beats_and_never_resumes_is_overruled(tmp_path: Path, stoppi
         }
         longest_ns = 60 * NS_PER_S if stopping else 300 * NS_PER_MS
         with open(os.devnull) as control:  # noqa: PTH123 - a descriptor to pass on
+            arguments = [str(tmp_path), "stuck", str(control.fileno()), str(longest_ns)]
             guard = subprocess.Popen(
-                [sys.executable, "-m", "support.stuck_loop", str(tmp_path), "stuck", str(control.fileno()), str(longest_ns)],
-                pass_fds=(control.fileno(),), env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "support.stuck_loop", *arguments],
+                pass_fds=(control.fileno(),),
+                env=environment,
+                start_new_session=True,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         try:
             wait_until(lambda: is_stopped(process.pid), "the stand-in pauses it")
             since_ns = time.monotonic_ns()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from utilctl_agent.safety.journal import (
     MAX_PATH_BYTES,
     Journal,
@@ -41,7 +42,7 @@ class JournalModel(RuleBasedStateMachine):
         self.path = f"/dev/shm/utilctl-test-{os.getpid()}-{id(self)}.journal"
         self.journal = Journal.create(self.path, slots=SLOTS)
         self.reader_path = f"/proc/self/fd/{os.open(self.path, os.O_RDWR)}"
-        os.unlink(self.path)
+        Path(self.path).unlink()
 
     @precondition(lambda self: len(self.model) < SLOTS)
     @rule(pid=U32, start_ticks=U64)
@@ -183,11 +184,11 @@ def test_the_lock_tells_whether_the_owner_lives(path: str) -> None:
 def test_a_new_journal_is_empty_and_for_its_owner_only(path: str) -> None:
     journal = Journal.create(path)
     try:
-        assert os.stat(path).st_mode & 0o777 == 0o600
+        assert Path(path).stat().st_mode & 0o777 == 0o600
         assert (journal.in_force(), journal.any_in_force(), journal.heartbeat_ns()) == ([], False, 0)
     finally:
         journal.close(unlink=True)
-    assert not os.path.exists(path)
+    assert not Path(path).exists()
     journal.close(unlink=True)  # idempotent
 
 
@@ -198,7 +199,7 @@ def test_creating_one_where_there_is_one_leaves_it_as_it_is(path: str) -> None:
         with pytest.raises(FileExistsError):
             Journal.create(path)
         assert first.any_in_force()
-        assert os.path.exists(path)
+        assert Path(path).exists()
     finally:
         first.close()
 
@@ -232,7 +233,7 @@ def test_no_room_for_a_journal_is_an_error_at_once_and_leaves_no_file(path: str)
     )
     ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60)
     assert ran.stderr == "refused: File too large\n"
-    assert not os.path.exists(path)
+    assert not Path(path).exists()
 
 
 def test_a_path_that_does_not_fit_is_refused_and_takes_no_slot(path: str) -> None:
@@ -306,6 +307,10 @@ def test_damage_behind_the_header_never_raises_and_spares_the_slot_it_did_not_hi
         journal.close()
     whole = {0: PausedProcess(5, 6, 7), 1: PausedCgroup("/a/b", 8, 9)}
     for slot, pause in whole.items():
-        own = {4096 + slot, *range(4098 + 8 * slot, 4106 + 8 * slot), *range(4114 + 512 * slot, 4114 + 512 * slot + 512)}
+        own = {
+            4096 + slot,
+            *range(4098 + 8 * slot, 4106 + 8 * slot),
+            *range(4114 + 512 * slot, 4114 + 512 * slot + 512),
+        }
         if not own & damage.keys():
             assert pauses[slot] == pause

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support.guarded import GuardedLoop, Subject, subject
 from support.processes import WAIT_S, is_stopped, remove_cgroup, spinning, temporary_cgroup
 from utilctl_agent.channel import Channel, Message

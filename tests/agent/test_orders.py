@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from utilctl_agent.orders import (
     ALGORITHMS,
     LoopReport,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.processes import is_frozen, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
 from utilctl_agent.host.procstat import ProcessId, identify
@@ -130,7 +131,6 @@ def test_a_cgroup_that_was_removed_or_made_anew_is_gone(journal: Journal) -> Non
 @pytest.mark.root
 @pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
 def test_what_may_not_be_resumed_stays_in_the_journal_and_is_reported(tmp_path: Path) -> None:
-    os.chmod(tmp_path, 0o755)  # noqa: S103 - so that the other user can look into it
     folder = give_to_nobody(tmp_path / "run")
     path = folder / "a.journal"
     with stopped(2) as (one, two):

@@ -47,6 +47,7 @@ def test_totals_equal_those_of_linear_programs(tree: bool, floors: bool, caps: b
 def compiled_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of any size go the way of large ones."""
     monkeypatch.setattr(network, "LARGE_ARCS", 1)
+    monkeypatch.setattr(network, "LARGE_PART_ARCS", 1)
     monkeypatch.setattr(solver, "LARGE_ARCS", 1)
     monkeypatch.setattr(components, "_LARGE_EDGES", 1)
 

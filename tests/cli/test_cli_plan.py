@@ -70,13 +70,12 @@ def test_the_second_worked_example_depends_on_the_mode(
         ("share: 3", "share: .nan", 6, "not a finite number"),
         ("share: 3", "share: 1e308", 6, "out of range"),
         ("share: 3", "share: lots", 6, "services.0.share"),
-        ("cores: 1}", "cores: 0}", 3, "hosts.0.cores"),
-        ("name: svc=etl", "name: etl", 7, "not a service name"),
-        ("{host-b: 1}", "{host-c: 1}", 1, "not among the hosts"),
-        ("name: host-b", "name: host-a", 1, "stands twice"),
+        ("cores: 1}", "cores: -1}", 3, "hosts.0.cores"),
+        ("{host-b: 1}", "{host-c: 1}", 7, "'host-c' is not listed"),
+        ("name: host-b", "name: host-a", 4, "listed twice"),
         ("mode: fleet", "mode: galaxy", 1, "mode"),
         ("mode: fleet", "mode: fleet\nmode: host", 2, "stands twice"),
-        ("share: 3", "share: 3, floor: 2, cap: 1", 6, "above cap"),
+        ("share: 3", "share: 3, floor: 2, cap: 1", 6, "below the floor"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_line_and_field(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.commands import UTILCTL, Command, one_line, run
 from support.processes import is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.commands import UTILCTL, Command, one_line, run
 from support.processes import wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody

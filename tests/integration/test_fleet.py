@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
 from support.commands import run
 from support.etcd_server import NO_ETCD, EtcdServer, etcd_on_path
 from support.fleet_machine import (
@@ -151,8 +151,6 @@ def test_while_etcd_is_away_agents_go_on_enforcing_and_writes_are_refused_and_no
         written = fleet.utilctl("set-share", "svc=etl", "4")
         assert written["changed"]
         assert fleet.utilctl("get", "share", "svc=etl")["share"] == 4
-        wait_until(
-            lambda: fleet.entitled()["svc=etl"] > fleet.entitled()["svc=batch"], "the new share moves the fleet"
-        )
+        wait_until(lambda: fleet.entitled()["svc=etl"] > fleet.entitled()["svc=batch"], "the new share moves the fleet")
         fleet.stop_agents()
         assert fleet.frozen() == []

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support.fleet_machine import HOSTS, SHARES, FleetMachine, possible
 from support.otlp_collector import OtlpCollector, ReceivedSpan
 from support.processes import WAIT_S, wait_until

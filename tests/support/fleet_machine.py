@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import pytest
+
 from support.commands import UTILCTL, Command, run
 from support.etcd_server import free_port
 from support.processes import WAIT_S, remove_cgroup, spinning, temporary_cgroup, wait_until

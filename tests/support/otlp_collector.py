@@ -33,7 +33,8 @@ class OtlpCollector(trace_service_pb2_grpc.TraceServiceServicer):
         self._lock = threading.Lock()
         self._spans: list[ReceivedSpan] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server  # published without types
+        register(self, self._server)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
 
     @property

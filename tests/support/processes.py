@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -34,10 +35,13 @@ def spinning(
     children: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
-            # With another user, the supplementary groups must go as well; without one, nothing may be changed.
+            # With another user, the groups must go as well; without one, nothing may be changed.
             groups: list[int] | None = None if user is None else []
+            group = None if user is None else pwd.getpwnam(user).pw_gid
             children.append(
-                subprocess.Popen([shutil.which("sh") or "/bin/sh", "-c", SPIN], user=user, extra_groups=groups, cwd="/")
+                subprocess.Popen(
+                    [shutil.which("sh") or "/bin/sh", "-c", SPIN], user=user, group=group, extra_groups=groups, cwd="/"
+                )
             )
             if cgroup is not None:
                 (cgroup / "cgroup.procs").write_text(str(children[-1].pid))

@@ -38,5 +38,5 @@ if __name__ == "__main__":
         def __init__(self, _module: str, arguments: list[str]) -> None:
             super().__init__("support.stuck_loop", arguments)
 
-    guard._Child = _StuckChild  # type: ignore[misc]  # the one thing that is replaced
+    guard._Child = _StuckChild  # type: ignore[misc, assignment]  # the one thing that is replaced
     sys.exit(guard.main(sys.argv[1:]))

@@ -36,7 +36,7 @@ def as_nobody(argv: Sequence[str]) -> list[str]:
 
 
 def give_to_nobody(folder: Path) -> Path:
-    """Make ``folder`` and whoever may look for it usable by that user; returns it."""
+    """Make ``folder`` that user's own; returns it."""
     folder.mkdir(mode=0o700, exist_ok=True)
     os.chown(folder, pwd.getpwnam(NOBODY).pw_uid, -1)
     return folder

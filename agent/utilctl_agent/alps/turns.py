@@ -264,8 +264,8 @@ class TurnScheduler:
             if principal.role == "turn":
                 if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
-                elif 0 < principal.due_ns <= now_ns:
-                    # Undisturbed, the turn should be over now: learn from what is left, or was overdrawn.
+                elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
+                    # It ran undisturbed and should be done now: learn from what is left, or was overdrawn.
                     lead_ns = self._lead_ns + round(LEAD_GAIN * (principal.allowance_ns + LEAD_AIM_NS))
                     self._lead_ns = 0 if lead_ns < 0 else min(lead_ns, MAX_LEAD_NS)
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:

@@ -137,11 +137,16 @@ class LinkApp:
             if message["op"] == "ready" and not ready.done():
                 ready.set_result(int(message["pid"]))
             elif message["op"] == "gone":
+                self._sent = None  # what comes next in its place may look the same, and must be ordered anew
                 self._rescan.set()
             elif message["op"] == "report":
                 self._on_report(LoopReport.from_json(message["report"]))
 
     def _on_report(self, loop: LoopReport) -> None:
+        if self._sent is not None and self._sent[:2] == (loop.epoch, loop.generation):
+            # Gone before the loop came to it: ordered again with the next scan, should it still be there then.
+            if any(order.name not in loop.principals for order in self._sent[2]):
+                self._sent = None
         problems = {**self._scan_problems, **self._order_problems}
         times = read_cpu_times(self._settings.cpus)
         report = self._reporter.make(loop, times, self._members, problems)

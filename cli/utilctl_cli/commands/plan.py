@@ -11,7 +11,7 @@ from utilctl_cli.options import TracedCommand, examples, output_option
 from utilctl_cli.output import emit
 
 if TYPE_CHECKING:
-    from utilctl_controller.plan import PlanDocument
+    from utilctl_controller.plan import Plan
 
 
 @click.command(
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 @output_option
 def plan(file: Path, output: str) -> None:
     """Compute who would get what where, for hosts, services and demands given in a file."""
-    from utilctl_common.yaml_input import load_yaml
-    from utilctl_controller.plan import PlannedFleet
+    from utilctl_controller.plan import load_fleet
     from utilctl_controller.plan import plan as planned
 
-    emit(planned(load_yaml(file, PlannedFleet)), output, _text)
+    emit(planned(load_fleet(file)), output, _text)
 
 
-def _text(document: PlanDocument) -> str:
+def _text(document: Plan) -> str:
     from utilctl_cli import render
 
     return render.plan(document)

@@ -18,8 +18,8 @@ from utilctl_controller.allocation.flow import LargeGraph, ResidualGraph
 from utilctl_controller.allocation.model import AllocationError
 from utilctl_controller.allocation.network import Network
 
-_ROUNDS: Final = 60
-"""Bound on the rounds. Arbitrary; most problems need 10 to 40, those with forced zeros never end by themselves."""
+_ROUNDS: Final = 40
+"""Bound on the rounds. Arbitrary; most problems need 5 to 30, those with forced zeros never end by themselves."""
 
 _ENOUGH: Final = 2.0**-44
 """An SEE's missing part of its total that counts as rounding (6e-14)."""

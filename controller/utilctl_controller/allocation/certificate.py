@@ -1,10 +1,10 @@
 """The proof that an allocation is max-min fair: nobody short can gain unless somebody no better off loses.
 
 Built from the residual graph of the allocation: an edge from leaf to host where the leaf could take more there, from
-host to leaf where it could give some up, from host to the pool of idle cores where there are some, and along the tree both
-ways within caps and guarantees. A node can gain exactly if, coming from its parent, one can walk back to its parent.
-Fairness forbids that walk to pass (backwards, as a loss) through anybody whose level is no higher. The check closes
-those edges, lowest level first, and asks whether the node and its parent are still strongly connected.
+host to leaf where it could give some up, from host to the pool of idle cores where there are some, and along the tree
+both ways within caps and guarantees. A node can gain exactly if, coming from its parent, one can walk back to its
+parent. Fairness forbids that walk to pass (backwards, as a loss) through anybody whose level is no higher. The check
+closes those edges, lowest level first, and asks whether the node and its parent are still strongly connected.
 
 Knows nothing of how the allocation was found; works on the floats that were returned.
 """

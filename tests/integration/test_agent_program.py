@@ -1,0 +1,195 @@
+"""``utilctl-agent`` as a program under a real controller: it enforces, survives its own parts, and ends cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.commands import UTILCTL, Command, Outcome
+from support.controller_server import RunningController
+from support.guarded import Mechanism, Subject, time_until_resumed
+from support.processes import remove_cgroup, spinning, temporary_cgroup, wait_until
+from support.unprivileged import NOBODY, as_nobody, can_become_nobody, give_to_nobody
+from utilctl_controller.store.sqlite import SqliteStore
+from utilctl_proto.v1 import control_pb2
+
+pytestmark = pytest.mark.kernel
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
+PYTHON = UTILCTL[0]
+SEE = "svc=capped"
+CAP_CORES = 0.08
+"""A capped service is paused for most of the time, whoever else is there, and costs the machine next to nothing."""
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[RunningController]:
+    """A controller that caps the one service."""
+    with RunningController(SqliteStore(tmp_path / "policy.db")) as running:
+        running.control.SetShare(control_pb2.SetShareRequest(see=SEE, share=1, cap_cores=CAP_CORES, changed_by="ada"))
+        yield running
+
+
+@contextlib.contextmanager
+def agent(
+    controller: RunningController, scope: str, *options: str, run_dir: Path | None = None
+) -> Iterator[Command]:  # fmt: skip
+    """An agent. run_dir: it runs as nobody and keeps its journal below that."""
+    argv = [PYTHON, "-m", "utilctl_agent.main", "--host", "host-a", "--controller", controller.address]
+    argv += ["--scope", scope, "--cpus", "0", *options]
+    if run_dir is None:
+        with Command(argv) as command:
+            yield command
+    else:
+        with Command(argv, prefix=as_nobody([]), environment={"XDG_RUNTIME_DIR": str(run_dir)}) as command:
+            yield command
+
+
+@contextlib.contextmanager
+def service(cgroup: Path, mechanism: Mechanism = "freezer", *, user: str | None = None) -> Iterator[Subject]:
+    """One spinning process labelled as the service, in a cgroup of its own."""
+    with pytest.MonkeyPatch.context() as labelled:
+        labelled.setenv("UTILCTL_SEE", SEE)
+        with spinning(1, cgroup=cgroup, cpu=0, user=user) as processes:
+            yield Subject(SEE, tuple(processes), cgroup if mechanism == "freezer" else None)
+
+
+def part(command: Command, module: str) -> int:
+    """The pid of that part of a running agent; 0 if it does not run."""
+    for pid in command.processes():
+        with contextlib.suppress(OSError):
+            if f"\0{module}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return 0
+
+
+def stop(command: Command) -> Outcome:
+    """SIGTERM; nothing may be left."""
+    command.process.send_signal(signal.SIGTERM)
+    outcome = command.wait()
+    command.assert_nothing_left()
+    return outcome
+
+
+@pytest.mark.root
+@root
+@pytest.mark.parametrize("killed", ["utilctl_agent.loop", "utilctl_agent.link"])
+def test_loop_and_link_are_started_afresh_when_one_dies_and_enforcement_goes_on(
+    controller: RunningController, killed: str
+) -> None:
+    with (
+        temporary_cgroup() as cgroup,
+        service(cgroup) as held,
+        agent(controller, f"cgroup:/{cgroup.name}") as command,
+    ):
+        wait_until(held.all_paused, "it is held back")
+        before = part(command, killed)
+        os.kill(before, signal.SIGKILL)
+        took_ns = time_until_resumed([held], time.monotonic_ns())
+        assert took_ns < 1e9, f"resumed after {took_ns / 1e6:.1f} ms (promised: 250 ms)"
+        wait_until(lambda: part(command, killed) not in (0, before), "it is started again")
+        wait_until(held.all_paused, "it is held back again")
+        outcome = stop(command)
+        assert outcome.code == 0
+        assert "everything is resumed; restarting" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
+        assert not held.any_paused()
+
+
+@pytest.mark.root
+@root
+def test_a_guard_that_is_killed_takes_the_whole_agent_with_it_and_the_next_start_takes_over(
+    controller: RunningController,
+) -> None:
+    with temporary_cgroup() as cgroup, service(cgroup) as held:
+        with agent(controller, f"cgroup:/{cgroup.name}") as command:
+            wait_until(held.all_paused, "it is held back")
+            command.process.kill()
+            took_ns = time_until_resumed([held], time.monotonic_ns())
+            assert took_ns < 1e9, f"resumed after {took_ns / 1e6:.1f} ms (promised: 250 ms)"
+            wait_until(lambda: not command.processes(), "loop and link end by themselves")
+        with agent(controller, f"cgroup:/{cgroup.name}") as command:
+            wait_until(held.all_paused, "it is held back again")
+            assert stop(command).code == 0
+        assert not held.any_paused()
+
+
+@pytest.mark.root
+@root
+def test_a_service_that_restarts_in_the_same_cgroup_is_held_back_again(controller: RunningController) -> None:
+    with temporary_cgroup() as base, agent(controller, f"cgroup:/{base.name}") as command:
+        cgroup = base / "service"
+        cgroup.mkdir()
+        try:
+            for _ in range(4):  # as a service manager does it: the cgroup is removed and made again at once
+                with service(cgroup) as held:
+                    wait_until(held.all_paused, "it is held back")
+                    remove_cgroup(cgroup)
+                    cgroup.mkdir()
+            with service(cgroup) as held:
+                wait_until(held.all_paused, "it is held back after the last restart, too")
+        finally:
+            remove_cgroup(cgroup)
+        assert stop(command).code == 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
+def test_without_privilege_an_agent_holds_its_own_users_processes_back_by_signals(
+    controller: RunningController, tmp_path: Path
+) -> None:
+    run_dir = give_to_nobody(tmp_path / "runtime")
+    with (
+        temporary_cgroup() as cgroup,
+        service(cgroup, "signal", user=NOBODY) as held,
+        agent(controller, f"cgroup:/{cgroup.name}", run_dir=run_dir) as command,
+    ):
+        wait_until(held.all_paused, "it is held back")
+        wait_until(lambda: controller.host("host-a").mechanism == "signal", "the mechanism is told")
+        assert "ermission denied" in controller.host("host-a").mechanism_reason
+        assert stop(command).code == 0
+        assert not held.any_paused()
+    assert not list((run_dir / "utilctl").iterdir())
+
+
+@pytest.mark.root
+@root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_without_a_controller_ends_as_cleanly(number: signal.Signals) -> None:
+    argv = [PYTHON, "-m", "utilctl_agent.main", "--host", "alone", "--controller", "127.0.0.1:1", "--cpus", "0"]
+    with Command(argv) as command:
+        wait_until(lambda: len(command.processes()) == 2, "loop and link are started")
+        command.process.send_signal(number)
+        assert command.wait().code == 0
+        command.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ([], "'--host'"),
+        (["--host", "not a name"], "'not a name' is not a host name"),
+        (["--host", "a", "--cpus", "9999"], "CPUs [9999] are not available"),
+        (["--host", "a", "--cpus", "x"], "is not a list of CPUs"),
+        (["--host", "a", "--scope", "galaxy:7"], "scope 'galaxy:7' is malformed"),
+        (["--host", "a", "--scope", "tree:4194304999"], "not a process id"),
+        (["--host", "a", "--scope", "cgroup:/no/such/group"], "there is no cgroup /no/such/group"),
+        (["--host", "a", "--controller", ","], "no controller is named"),
+        (["--host", "a", "--quantum", "0.1ms"], "quantum of 0.1 ms is out of range"),
+        (["--host", "a", "--mode", "force"], "'force'"),
+    ],
+)
+def test_bad_options_are_one_line_and_start_nothing(options: list[str], complaint: str) -> None:
+    with Command([PYTHON, "-m", "utilctl_agent.main", *options]) as command:
+        outcome = command.wait()
+        command.assert_nothing_left()
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith("utilctl-agent: error: ")
+    assert outcome.stderr.count("\n") == 1
+    assert complaint in outcome.stderr

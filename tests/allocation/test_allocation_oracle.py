@@ -10,7 +10,7 @@ from utilctl_controller.allocation import AllocationProblem, allocate, component
 from utilctl_controller.allocation.instance import Instance, compile_problem
 from utilctl_controller.allocation.static import static_grants
 
-SEEDS_A_KIND = 40
+SEEDS_A_KIND = 30
 
 
 def static_totals(problem: AllocationProblem) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.controller_server import RunningController
 from utilctl_common.quantities import NS_PER_MS
 from utilctl_controller.store.sqlite import SqliteStore

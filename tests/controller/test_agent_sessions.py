@@ -6,6 +6,7 @@ import math
 
 import grpc
 import pytest
+
 from support.controller_server import FakeAgent, RunningController, eventually
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2

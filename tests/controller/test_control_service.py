@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+
 from support.controller_server import RunningController, eventually
 from utilctl_proto.v1 import common_pb2, control_pb2
 from utilctl_proto.v1.control_pb2 import DeleteSeeRequest, SetShareRequest

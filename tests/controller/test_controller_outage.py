@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+
 from support.controller_server import Outage, RunningController, eventually
 from utilctl_common.quantities import NS_PER_MS
 from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem

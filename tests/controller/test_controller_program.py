@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from support.controller_server import FakeAgent
 from utilctl_proto.v1 import agent_pb2, control_pb2, control_pb2_grpc
 

@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
-import utilctl_controller
 from hypothesis import given
 from hypothesis import strategies as st
+
+import utilctl_controller
 from support.fleet_values import hello, policies, reading
 from utilctl_common.errors import UsageError
 from utilctl_common.policy import SeePolicy

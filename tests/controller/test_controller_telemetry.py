@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 from support.controller_server import RunningController, eventually
 from utilctl_common import telemetry
 from utilctl_common.telemetry_grpc import TracingClientInterceptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.fleet_values import Fleet, policies
 from utilctl_common.policy import SeePolicy
 from utilctl_controller.settings import ControllerSettings

@@ -6,6 +6,7 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from support.fleet_values import SETTINGS, Fleet, policies
 from utilctl_common.policy import SeePolicy
 

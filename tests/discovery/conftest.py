@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, v2_mount
 
 MARK = "UTILCTL_TEST_ID"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, processes_below
 from utilctl_agent.discovery.groups import SeeGroups
 from utilctl_agent.discovery.process_cache import REFRESH_SCANS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_agent.discovery.facts import ProcessFacts, ProcessKey
 from utilctl_agent.discovery.lineage import MAX_DEPARTED_CHAIN, Lineage
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_agent.discovery.conditions import cgroup_pattern, unit_name, wanted_variables
 from utilctl_agent.discovery.explain import explain
 from utilctl_agent.discovery.facts import CgroupPath, ProcessFacts, ProcessKey, ProcessTable, table_of

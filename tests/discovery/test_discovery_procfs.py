@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, parse_cgroups, parse_mountinfo
 from utilctl_agent.discovery.facts import CgroupPath, ProcessKey
 from utilctl_agent.discovery.process_cache import REFRESH_SCANS, ProcessCache

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import utilctl_agent
 import utilctl_common
 from utilctl_agent.discovery.forks import ForkEvents

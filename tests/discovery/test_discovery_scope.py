@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts
 from utilctl_agent.discovery.facts import CgroupPath, ProcessFacts, ProcessKey
 from utilctl_agent.discovery.procfs import ProcReader

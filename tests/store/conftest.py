@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.etcd_server import NO_ETCD, EtcdServer, etcd_on_path
 from support.store_harness import Closing, Harness, TestedStore, etcd_harness, sqlite_harness
 

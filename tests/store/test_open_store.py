@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.store_harness import Closing
 from utilctl_common.errors import UsageError
 from utilctl_controller.store.etcd import EtcdStore

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+
 from support.store_harness import Harness, TestedStore
 from support.store_values import Watching, change, done, policy, stored
 from utilctl_common.errors import UsageError

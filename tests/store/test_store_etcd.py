@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from support.etcd_server import NO_ETCD, EtcdServer, etcd_on_path, free_port
 from support.store_harness import SHORT_DEADLINE_NS, Closing
 from support.store_values import WAIT_S, Watching, change, done, policy, stored

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.store_harness import SHORT_DEADLINE_NS, Closing
 from support.store_values import WAIT_S, Watching, change, done, policy, stored
 from utilctl_common.errors import FailedError, UsageError

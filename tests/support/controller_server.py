@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import grpc
+
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_common.telemetry import Telemetry
 from utilctl_controller.server import serving

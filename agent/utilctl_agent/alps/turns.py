@@ -463,7 +463,7 @@ class TurnScheduler:
                 sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
         for principal in self._caps:
             sleep_ns = min(sleep_ns, self._cap_due_ns(principal))
-        return sleep_ns if sleep_ns > settings.min_gap_ns else settings.min_gap_ns
+        return max(settings.min_gap_ns, sleep_ns)
 
     def _bucket_ns(self, cap: float) -> int:
         """What a cap lets through at once: its part of a cycle, so that waiting for a turn costs it nothing."""

@@ -143,10 +143,11 @@ class LinkApp:
                 self._on_report(LoopReport.from_json(message["report"]))
 
     def _on_report(self, loop: LoopReport) -> None:
-        if self._sent is not None and self._sent[:2] == (loop.epoch, loop.generation):
+        sent = self._sent
+        current = sent is not None and sent[:2] == (loop.epoch, loop.generation)
+        if sent is not None and current and any(order.name not in loop.principals for order in sent[2]):
             # Gone before the loop came to it: ordered again with the next scan, should it still be there then.
-            if any(order.name not in loop.principals for order in self._sent[2]):
-                self._sent = None
+            self._sent = None
         problems = {**self._scan_problems, **self._order_problems}
         times = read_cpu_times(self._settings.cpus)
         report = self._reporter.make(loop, times, self._members, problems)

@@ -31,7 +31,7 @@ def generate(into: Path) -> None:
             f"--grpc_python_out={into}",
             f"--mypy_grpc_out=quiet:{into}",
             *files,
-        ]  # fmt: skip
+        ]
     )
     if status != 0:
         raise SystemExit(f"protoc failed with status {status}")

@@ -95,7 +95,7 @@ def assert_in_time(took_ns: int, what: str) -> None:
 
 def assert_stays_resumed(held: list[Subject]) -> None:
     """Nobody pauses anything any more."""
-    for _ in range(20):
+    for _ in range(10):
         assert not any(one.any_paused() for one in held)
         time.sleep(0.005)
 

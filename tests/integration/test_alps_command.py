@@ -248,8 +248,10 @@ def test_an_unusable_run_directory_is_one_line(tmp_path: Path) -> None:
     assert f"{tmp_path}/utilctl cannot be used: Permission denied" in one_line(outcome)
 
 
-@pytest.mark.parametrize("signals", [[], ["--signals"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "signals"),
+    [(signal.SIGINT, []), (signal.SIGINT, ["--signals"]), (signal.SIGTERM, []), (signal.SIGHUP, ["--signals"])],
+)
 def test_being_interrupted_leaves_no_process_cgroup_or_pause_behind(signals: list[str], number: signal.Signals) -> None:
     with spinning(1, cpu=0) as (taken,):
         arguments = ["--run", f"1:{SPIN}", "--run", f"9:({SPIN}) & wait", "--pids", f"1:{taken.pid}", "--cpus", "0"]

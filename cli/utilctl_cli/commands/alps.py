@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from utilctl_common.errors import UsageError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns, parse_share
 
 if TYPE_CHECKING:
-    from utilctl_agent.local import LocalResult, Workload
+    from utilctl_agent.local import CycleRow, LocalResult, Workload
 
 
 @click.command(
@@ -65,7 +66,7 @@ def alps(
     a cgroup of its own, which is frozen; otherwise its processes are stopped by signals. Whatever happens, nothing
     stays paused.
     """
-    from utilctl_agent.local import CycleRow, LocalSettings, run_local
+    from utilctl_agent.local import LocalSettings, run_local
     from utilctl_agent.orders import ALGORITHMS
 
     end_as_after_ctrl_c()
@@ -82,23 +83,25 @@ def alps(
         force_signals=signals,
     )
     with ExitStack() as stack:
-        on_cycle = None
-        if cycle_log is not None:
-            try:
-                file = stack.enter_context(cycle_log.open("w", newline=""))
-            except OSError as error:
-                raise UsageError(f"{cycle_log} cannot be written: {error.strerror}") from None
-            writer = csv.writer(file)
-            writer.writerow(["cycle", "end_ns", *(f"p{index}" for index in range(len(workloads)))])
-
-            def on_cycle(row: CycleRow) -> None:
-                writer.writerow([row.cycle, row.end_ns, *row.cpu_ns])
-
-        result = run_local(settings, on_cycle)
+        log = stack.enter_context(_cycle_log(cycle_log, len(workloads))) if cycle_log is not None else None
+        result = run_local(settings, log)
     if output == "json":
         click.echo(json.dumps(asdict(result), indent=2))
     else:
         _print(result)
+
+
+@contextmanager
+def _cycle_log(path: Path, count: int) -> Iterator[Callable[[CycleRow], None]]:
+    """A CSV file with a row a cycle. Raises UsageError if it cannot be written."""
+    try:
+        file = path.open("w", newline="")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with file:
+        writer = csv.writer(file)
+        writer.writerow(["cycle", "end_ns", *(f"p{index}" for index in range(count))])
+        yield lambda row: writer.writerow([row.cycle, row.end_ns, *row.cpu_ns])
 
 
 def _split(text: str, option: str, form: str) -> tuple[float, str]:

@@ -130,6 +130,10 @@ def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | No
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         try:
             return _Runner(settings, on_cycle, stack).run()
+        except ChannelClosedError:
+            raise FailedError(
+                "the scheduler loop ended unexpectedly", hint="everything it paused was resumed"
+            ) from None
         finally:
             # A second Ctrl-C must not cut the clean-up short; it is bounded by itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -359,15 +363,10 @@ def _label(started: _Started) -> str:
 
 
 def _messages(channel: Channel, wait_s: float) -> list[Message]:
-    """What the loop says within ``wait_s``. Raises FailedError if it is gone."""
+    """What the loop says within ``wait_s``. Raises ChannelClosedError if it is gone."""
     channel.flush()
     readable, _, _ = select.select([channel], [], [], wait_s)
-    if not readable:
-        return []
-    try:
-        return channel.receive()
-    except ChannelClosedError:
-        raise FailedError("the scheduler loop ended unexpectedly", hint="everything it paused was resumed") from None
+    return channel.receive() if readable else []
 
 
 def _cpu_ns(pid: int) -> int:

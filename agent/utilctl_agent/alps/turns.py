@@ -20,35 +20,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
+from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
 
 DONE_NS: Final = 40_000
 """An allowance this small counts as used up. Arbitrary: half a wake-up latency; the rest is carried over."""
 MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
-ROUNDING: Final = 0.02
-"""Fraction of an interval below which use and waiting are put down to the rounding of the kernel's counters."""
-BLOCKED_TOLERANCE: Final = 0.1
-"""Fraction of an observation that a hungry principal may seem blocked. Time that the hypervisor or interrupts took
-is neither use nor waiting, so a lower bound would lose control on a noisy machine. Work conservation does not hang on
-it: a principal that leaves part of a core unused shows so in its rate, and another one is admitted beside it."""
-ASLEEP: Final = 0.5
-"""Seemingly blocked for more than this, a principal is light at once; for less, only if it happens twice running."""
-DOUBTFUL: Final = 0.8
-"""Up to this, one that is seen ready at the instant of the observation stays hungry: beside foreign load the kernel's
-pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
-FULL_TOLERANCE_CORES: Final = 0.05
-"""Cores that may stay unused before another hungry principal is admitted."""
-TRUSTED: Final = 3
-"""Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
-or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
-LOOK_NS: Final = 100_000_000
-MAX_PROOF_QUANTA: Final = 16
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
 MAX_LEAD_NS: Final = 500_000
@@ -58,53 +40,18 @@ LEAD_AIM_NS: Final = 40_000
 because an overrun is a debt in the next cycle."""
 
 
-Role = Literal["turn", "queue", "spent", "light", "shut", "capped"]
-"""Where a principal stands: hungry and in a turn, waiting for one, or done for this cycle; light with allowance, or
-without it; out of its cap's budget. Those in ``turn`` and ``light`` are eligible."""
-
-
-@dataclass(slots=True, eq=False)
-class _Principal:
-    spec: PrincipalSpec
-    last_cpu_ns: int
-    last_wait_ns: int | None
-    last_ns: int  # when it was last read, or became eligible
-    rate_cores: float  # CPUs it uses when nothing holds it back, as far as seen
-    role: Role = "light"
-    eligible: bool = True  # as the outside was last told
-    hungry: bool = False
-    active: bool = True  # used or waited for CPU when last observed
-    streak: int = 0  # observations in a row that found it hungry
-    proof_ns: int = 0  # how long it must have wanted CPU without a break to count as hungry
-    proven_ns: int = 0  # how long it has
-    allotment_ns: int = 0
-    allowance_ns: int = 0
-    due_ns: int = 0  # when its turn is expected to end, 0: not planned
-    used_ns: int = 0  # consumption since it joined
-    cycle_start_used_ns: int = 0
-    credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
-    ineligible_since_ns: int = 0
-    cap_budget_ns: int = 0
-    # The current observation: long enough to tell hungry from light, over several readings if they are close.
-    observe_at_ns: int = 0
-    observed_ns: int = 0
-    observed_used_ns: int = 0
-    observed_others_ns: int = 0  # what the others used meanwhile, up to the mark
-    others_mark_ns: int = 0
-
-
 class TurnScheduler:
     """The default core; implements model.Scheduler. Deterministic: same calls, same decisions."""
 
     def __init__(self, settings: CoreSettings) -> None:
         self._settings = settings
-        self._principals: dict[str, _Principal] = {}
-        self._turn: list[_Principal] = []
-        self._queue: deque[_Principal] = deque()
+        self._principals: dict[str, Principal] = {}
+        self._turn: list[Principal] = []
+        self._queue: deque[Principal] = deque()
         self._out = 0  # how many are spent or shut: paused until the cycle ends
-        self._lights: list[_Principal] = []
-        self._caps: list[_Principal] = []
-        self._moved: list[_Principal] = []  # whose eligibility may have changed in this decision
+        self._lights: list[Principal] = []
+        self._caps: list[Principal] = []
+        self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
         self._total_ns = 0  # consumption of all, ever
         self._cycles = 0
         self._cycle_ns = 0  # CPU time allotted to all in a cycle
@@ -120,7 +67,7 @@ class TurnScheduler:
         most = most_cores(spec, self._settings.cores)
         known = self._principals.get(spec.name)
         if known is None:
-            known = _Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._total_ns)
+            known = Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._total_ns)
             self._principals[spec.name] = known
             self._lights.append(known)
         else:
@@ -156,7 +103,7 @@ class TurnScheduler:
 
     # -- roles --------------------------------------------------------------------------------------------------
 
-    def _detach(self, principal: _Principal) -> None:
+    def _detach(self, principal: Principal) -> None:
         match principal.role:
             case "turn":
                 self._turn.remove(principal)
@@ -169,7 +116,7 @@ class TurnScheduler:
             case "capped":
                 pass
 
-    def _move(self, principal: _Principal, role: Role) -> None:
+    def _move(self, principal: Principal, role: Role) -> None:
         self._detach(principal)
         principal.role = role
         match role:
@@ -185,7 +132,7 @@ class TurnScheduler:
                 pass
         self._moved.append(principal)
 
-    def _classified(self, principal: _Principal) -> None:
+    def _classified(self, principal: Principal) -> None:
         """Put a principal where it belongs by its class and its allowance."""
         if principal.hungry:
             self._move(principal, "queue" if principal.allowance_ns > self._threshold_ns(principal) else "spent")
@@ -193,7 +140,7 @@ class TurnScheduler:
             self._move(principal, "light" if principal.allowance_ns > DONE_NS else "shut")
 
     @staticmethod
-    def _threshold_ns(principal: _Principal) -> int:
+    def _threshold_ns(principal: Principal) -> int:
         """Allowance below which a hungry principal gets no new turn."""
         saves_up = principal.allotment_ns < MIN_TURN_NS // 2 and not principal.eligible
         return MIN_TURN_NS if saves_up else DONE_NS
@@ -228,7 +175,7 @@ class TurnScheduler:
             self._moved.clear()
         return Decision(tuple(ineligible), tuple(eligible), now_ns + self._sleep_ns(now_ns), closed)
 
-    def _switch(self, principal: _Principal, may_run: bool, now_ns: int) -> None:
+    def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns
         if may_run:
             principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
@@ -243,7 +190,7 @@ class TurnScheduler:
 
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
         half_quantum_ns = self._settings.quantum_ns // 2
-        concluded: list[tuple[_Principal, Reading]] | None = None
+        concluded: list[tuple[Principal, Reading]] | None = None
         for name, reading in readings.items():
             principal = self._principals.get(name)
             if principal is None:
@@ -271,63 +218,13 @@ class TurnScheduler:
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
         for principal, reading in concluded or ():
-            self._observe(principal, reading)
+            changed = observe(
+                principal, reading, self._settings, everybody_used_ns=self._total_ns, cycle_ns=self._cycle_ns
+            )
+            if changed and principal.role != "capped":
+                self._classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
-
-    @staticmethod
-    def _waited_ns(principal: _Principal, reading: Reading) -> int:
-        longest_ns = max(0, principal.observed_ns - principal.observed_used_ns)
-        if reading.wait_ns is not None and principal.last_wait_ns is not None:
-            return min(max(0, reading.wait_ns - principal.last_wait_ns), longest_ns)
-        # No counter of waiting time: a principal that is not blocked now is taken to have been ready throughout.
-        return 0 if reading.blocked else longest_ns
-
-    def _observe(self, principal: _Principal, reading: Reading) -> None:
-        """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits."""
-        elapsed_ns = principal.observed_ns
-        waited_ns = self._waited_ns(principal, reading)
-        principal.last_wait_ns = reading.wait_ns
-        principal.credit_ns += waited_ns
-        wanted_ns = min(elapsed_ns, principal.observed_used_ns + waited_ns)
-        blocked_ns = elapsed_ns - wanted_ns
-        principal.active = wanted_ns > ROUNDING * elapsed_ns
-        was_hungry = principal.hungry
-        if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + self._settings.reading_error_ns:
-            principal.proven_ns += elapsed_ns
-            if principal.hungry or principal.proven_ns >= principal.proof_ns:
-                principal.hungry = True
-                principal.streak = min(principal.streak + 1, TRUSTED)
-            if principal.proven_ns >= LOOK_NS + principal.proof_ns:
-                principal.proof_ns //= 2
-                principal.proven_ns = principal.proof_ns
-        elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
-            pass  # the counters may have lost waiting time, and at this instant it is ready
-        else:
-            principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
-            principal.streak = 0
-            principal.proven_ns = 0
-            if was_hungry and not principal.hungry:
-                # Bursts that fill an observation are no hunger; each time it deceives, it must prove itself longer.
-                longest_ns = MAX_PROOF_QUANTA * self._settings.quantum_ns
-                principal.proof_ns = min(longest_ns, max(self._settings.quantum_ns, 2 * principal.proof_ns))
-        total_ns = self._total_ns - principal.used_ns
-        others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
-        seen_cores = principal.observed_used_ns / elapsed_ns
-        full_ns = (self._settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns
-        if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
-            seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
-        most = most_cores(principal.spec, self._settings.cores)
-        principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
-        if not principal.hungry and principal.allowance_ns > 0:
-            # 2.4, made continuous: blocked, it gives up its allotment at the pace at which the others use theirs.
-            pace = others_ns / max(1, self._cycle_ns - principal.allotment_ns)
-            forfeit_ns = round(principal.allotment_ns * blocked_ns / elapsed_ns * max(0.0, pace))
-            principal.allowance_ns = max(0, principal.allowance_ns - forfeit_ns)
-        principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
-        principal.others_mark_ns = total_ns
-        if principal.hungry != was_hungry and principal.role != "capped":
-            self._classified(principal)
 
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
@@ -368,7 +265,7 @@ class TurnScheduler:
         self._held_back = self._held_back or bool(self._queue) or self._out > 0
         return closed
 
-    def _everybody(self) -> Iterable[_Principal]:
+    def _everybody(self) -> Iterable[Principal]:
         return self._principals.values()
 
     def _admit(self) -> float:
@@ -396,7 +293,7 @@ class TurnScheduler:
             principal.allowance_ns = max(least_ns, min(principal.allowance_ns, most_ns))
             principal.credit_ns = max(0, principal.allowance_ns)
         cycles = self._cycles_until_ready(p for p in everybody if p.hungry and p.role != "capped")
-        ready: list[_Principal] = []
+        ready: list[Principal] = []
         for principal in everybody:
             principal.allowance_ns += cycles * principal.allotment_ns
             if principal.role == "shut" and principal.allowance_ns > DONE_NS:
@@ -410,7 +307,7 @@ class TurnScheduler:
             self._move(principal, "queue")
         return (self._record(now_ns),)
 
-    def _cycles_until_ready(self, hungry: Iterable[_Principal]) -> int:
+    def _cycles_until_ready(self, hungry: Iterable[Principal]) -> int:
         return min(
             (
                 max(0, self._threshold_ns(p) - p.allowance_ns) // p.allotment_ns + 1
@@ -469,7 +366,7 @@ class TurnScheduler:
         """What a cap lets through at once: its part of a cycle, so that waiting for a turn costs it nothing."""
         return round(cap * max(self._settings.quantum_ns, self._cycle_ns // self._settings.cores))
 
-    def _cap_due_ns(self, principal: _Principal) -> int:
+    def _cap_due_ns(self, principal: Principal) -> int:
         """Time until the cap's bucket can run dry, or, if it is dry, until it is half full."""
         cap = principal.spec.cap_cores
         assert cap is not None

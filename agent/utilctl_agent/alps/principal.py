@@ -1,0 +1,127 @@
+"""A principal of the default core, and what is concluded from watching it: hungry or light. Pure.
+
+An observation spans at least half a quantum in which the principal was eligible. From what it used and how long it
+waited follow: whether it wanted CPU all the time (hungry), how many CPUs it uses when nothing holds it back, and, if
+it was blocked, what it forfeits (paper, section 2.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from utilctl_agent.alps.feasible import most_cores
+from utilctl_agent.alps.model import CoreSettings, PrincipalSpec, Reading
+
+ROUNDING: Final = 0.02
+"""Fraction of an interval below which use and waiting are put down to the rounding of the kernel's counters."""
+BLOCKED_TOLERANCE: Final = 0.1
+"""Fraction of an observation that a hungry principal may seem blocked. Time that the hypervisor or interrupts took
+is neither use nor waiting, so a lower bound would lose control on a noisy machine. Work conservation does not hang on
+it: a principal that leaves part of a core unused shows so in its rate, and another one is admitted beside it."""
+ASLEEP: Final = 0.5
+"""Seemingly blocked for more than this, a principal is light at once; for less, only if it happens twice running."""
+DOUBTFUL: Final = 0.8
+"""Up to this, one that is seen ready at the instant of the observation stays hungry: beside foreign load the kernel's
+pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
+FULL_TOLERANCE_CORES: Final = 0.05
+"""Cores that may stay unused before another hungry principal is admitted."""
+TRUSTED: Final = 3
+"""Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
+or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
+LOOK_NS: Final = 100_000_000
+MAX_PROOF_QUANTA: Final = 16
+Role = Literal["turn", "queue", "spent", "light", "shut", "capped"]
+"""Where a principal stands: hungry and in a turn, waiting for one, or done for this cycle; light with allowance, or
+without it; out of its cap's budget. Those in ``turn`` and ``light`` are eligible."""
+
+
+@dataclass(slots=True, eq=False)
+class Principal:
+    """A principal as the default core keeps it. Times and amounts in nanoseconds."""
+
+    spec: PrincipalSpec
+    last_cpu_ns: int
+    last_wait_ns: int | None
+    last_ns: int  # when it was last read, or became eligible
+    rate_cores: float  # CPUs it uses when nothing holds it back, as far as seen
+    role: Role = "light"
+    eligible: bool = True  # as the outside was last told
+    hungry: bool = False
+    active: bool = True  # used or waited for CPU when last observed
+    streak: int = 0  # observations in a row that found it hungry
+    proof_ns: int = 0  # how long it must have wanted CPU without a break to count as hungry
+    proven_ns: int = 0  # how long it has
+    allotment_ns: int = 0
+    allowance_ns: int = 0
+    due_ns: int = 0  # when its turn is expected to end, 0: not planned
+    used_ns: int = 0  # consumption since it joined
+    cycle_start_used_ns: int = 0
+    credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
+    ineligible_since_ns: int = 0
+    cap_budget_ns: int = 0
+    # The current observation: long enough to tell hungry from light, over several readings if they are close.
+    observe_at_ns: int = 0
+    observed_ns: int = 0
+    observed_used_ns: int = 0
+    observed_others_ns: int = 0  # what the others used meanwhile, up to the mark
+    others_mark_ns: int = 0
+
+
+def _waited_ns(principal: Principal, reading: Reading) -> int:
+    longest_ns = max(0, principal.observed_ns - principal.observed_used_ns)
+    if reading.wait_ns is not None and principal.last_wait_ns is not None:
+        return min(max(0, reading.wait_ns - principal.last_wait_ns), longest_ns)
+    # No counter of waiting time: a principal that is not blocked now is taken to have been ready throughout.
+    return 0 if reading.blocked else longest_ns
+
+
+def observe(
+    principal: Principal, reading: Reading, settings: CoreSettings, *, everybody_used_ns: int, cycle_ns: int
+) -> bool:
+    """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits. True if it changed sides.
+
+    everybody_used_ns: consumption of all principals so far. cycle_ns: CPU time allotted to all in a cycle.
+    """
+    elapsed_ns = principal.observed_ns
+    waited_ns = _waited_ns(principal, reading)
+    principal.last_wait_ns = reading.wait_ns
+    principal.credit_ns += waited_ns
+    wanted_ns = min(elapsed_ns, principal.observed_used_ns + waited_ns)
+    blocked_ns = elapsed_ns - wanted_ns
+    principal.active = wanted_ns > ROUNDING * elapsed_ns
+    was_hungry = principal.hungry
+    if principal.active and blocked_ns <= BLOCKED_TOLERANCE * elapsed_ns + settings.reading_error_ns:
+        principal.proven_ns += elapsed_ns
+        if principal.hungry or principal.proven_ns >= principal.proof_ns:
+            principal.hungry = True
+            principal.streak = min(principal.streak + 1, TRUSTED)
+        if principal.proven_ns >= LOOK_NS + principal.proof_ns:
+            principal.proof_ns //= 2
+            principal.proven_ns = principal.proof_ns
+    elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
+        pass  # the counters may have lost waiting time, and at this instant it is ready
+    else:
+        principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
+        principal.streak = 0
+        principal.proven_ns = 0
+        if was_hungry and not principal.hungry:
+            # Bursts that fill an observation are no hunger; each time it deceives, it must prove itself longer.
+            longest_ns = MAX_PROOF_QUANTA * settings.quantum_ns
+            principal.proof_ns = min(longest_ns, max(settings.quantum_ns, 2 * principal.proof_ns))
+    total_ns = everybody_used_ns - principal.used_ns
+    others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
+    seen_cores = principal.observed_used_ns / elapsed_ns
+    full_ns = (settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns
+    if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
+        seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
+    most = most_cores(principal.spec, settings.cores)
+    principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
+    if not principal.hungry and principal.allowance_ns > 0:
+        # 2.4, made continuous: blocked, it gives up its allotment at the pace at which the others use theirs.
+        pace = others_ns / max(1, cycle_ns - principal.allotment_ns)
+        forfeit_ns = round(principal.allotment_ns * blocked_ns / elapsed_ns * max(0.0, pace))
+        principal.allowance_ns = max(0, principal.allowance_ns - forfeit_ns)
+    principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+    principal.others_mark_ns = total_ns
+    return principal.hungry != was_hungry

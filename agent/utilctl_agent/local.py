@@ -377,11 +377,13 @@ def _cpu_ns(pid: int) -> int:
 
 
 def _members(folder: Path) -> int:
-    """Processes in a cgroup and below; 0 if it is empty or gone."""
-    count = 0
-    with contextlib.suppress(OSError):
-        for procs in [folder / "cgroup.threads", *folder.glob("*/**/cgroup.threads")]:
-            count += len(procs.read_bytes().split())
+    """Threads in a cgroup and below; 0 if it is empty or gone."""
+    try:
+        count = (folder / "cgroup.threads").read_bytes().count(b"\n")
+        if folder.stat().st_nlink > 2:  # it has children
+            count += sum(_members(child) for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return 0
     return count
 
 

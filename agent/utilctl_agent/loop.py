@@ -74,6 +74,7 @@ class Loop:
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
         self._refused: dict[str, str] = {}
+        self._shares: dict[str, float] = {}
         self._cycles = 0
         self._cycles_since_roster = 0
         self._rms_error_sum = 0.0
@@ -121,6 +122,7 @@ class Loop:
         if (roster.epoch, roster.generation) != (self._roster.epoch, self._roster.generation):
             self._cycles_since_roster = 0
         self._roster = roster
+        self._shares = {name: order.share for name, order in self._orders.items() if not order.observe}
 
     def _put(self, order: PrincipalOrder, now_ns: int) -> None:
         spec = PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
@@ -173,6 +175,7 @@ class Loop:
         step = self._engine.step(now_ns)
         for name in step.gone:
             self._orders.pop(name, None)
+            self._shares.pop(name, None)
             self._channel.send({"op": "gone", "name": name})
         for record in step.closed:
             self._note_cycle(record)
@@ -189,8 +192,10 @@ class Loop:
         self._cycles_since_roster += 1
         if self._cycles_since_roster == 1 and self._settings.announce_first_cycle:
             self._channel.send({"op": "report", "report": self._report(record.end_ns).to_json()})
-        shares = {n: self._orders[n].share for n in record.cpu_ns if n in self._orders}
-        self._rms_error_sum += rms_relative_error(record.cpu_ns, shares) if shares else 0.0
+        shares = self._shares
+        if len(shares) != len(record.cpu_ns):
+            shares = {n: self._shares[n] for n in record.cpu_ns if n in self._shares}
+        self._rms_error_sum += rms_relative_error(record.cpu_ns, shares)
         if self._settings.cycle_log:
             self._channel.send(
                 {"op": "cycle", "cycle": record.index, "end_ns": record.end_ns, "cpu_ns": dict(record.cpu_ns)}

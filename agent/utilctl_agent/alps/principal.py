@@ -29,7 +29,7 @@ FULL_TOLERANCE_CORES: Final = 0.05
 TRUSTED: Final = 3
 """Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
 or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
-LOOK_NS: Final = 100_000_000
+LOOK_NS: Final = 1_000_000_000
 MAX_PROOF_QUANTA: Final = 16
 Role = Literal["turn", "queue", "spent", "light", "shut", "capped"]
 """Where a principal stands: hungry and in a turn, waiting for one, or done for this cycle; light with allowance, or

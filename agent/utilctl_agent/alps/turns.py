@@ -18,9 +18,8 @@ hungry one is admitted beside it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
@@ -46,10 +45,11 @@ class TurnScheduler:
     def __init__(self, settings: CoreSettings) -> None:
         self._settings = settings
         self._principals: dict[str, Principal] = {}
-        self._turn: list[Principal] = []
-        self._queue: deque[Principal] = deque()
-        self._out = 0  # how many are spent or shut: paused until the cycle ends
-        self._lights: list[Principal] = []
+        self._cores = settings.cores
+        # Who stands where, each in the order of arrival.
+        self._at: dict[Role, dict[str, Principal]] = {role: {} for role in get_args(Role)}
+        self._turn, self._queue, self._lights = self._at["turn"], self._at["queue"], self._at["light"]
+        self._spent, self._shut = self._at["spent"], self._at["shut"]
         self._caps: list[Principal] = []
         self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
         self._total_ns = 0  # consumption of all, ever
@@ -69,7 +69,7 @@ class TurnScheduler:
         if known is None:
             known = Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._total_ns)
             self._principals[spec.name] = known
-            self._lights.append(known)
+            self._lights[spec.name] = known
         else:
             if known.spec.parallelism != spec.parallelism:
                 known.rate_cores = most
@@ -83,7 +83,7 @@ class TurnScheduler:
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
         gone = self._principals.pop(name)
-        self._detach(gone)
+        del self._at[gone.role][name]
         if gone in self._caps:
             self._caps.remove(gone)
         self._moved = [p for p in self._moved if p is not gone]
@@ -103,33 +103,11 @@ class TurnScheduler:
 
     # -- roles --------------------------------------------------------------------------------------------------
 
-    def _detach(self, principal: Principal) -> None:
-        match principal.role:
-            case "turn":
-                self._turn.remove(principal)
-            case "queue":
-                self._queue.remove(principal)
-            case "light":
-                self._lights.remove(principal)
-            case "spent" | "shut":
-                self._out -= 1
-            case "capped":
-                pass
-
     def _move(self, principal: Principal, role: Role) -> None:
-        self._detach(principal)
+        name = principal.spec.name
+        del self._at[principal.role][name]
+        self._at[role][name] = principal
         principal.role = role
-        match role:
-            case "turn":
-                self._turn.append(principal)
-            case "queue":
-                self._queue.append(principal)
-            case "light":
-                self._lights.append(principal)
-            case "spent" | "shut":
-                self._out += 1
-            case "capped":
-                pass
         self._moved.append(principal)
 
     def _classified(self, principal: Principal) -> None:
@@ -149,11 +127,12 @@ class TurnScheduler:
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
-        due = {p.spec.name: now_ns >= p.observe_at_ns for p in self._turn}
-        scan = now_ns >= self._scan_ns
-        for principal in self._lights:
-            if scan or principal.active:
-                due[principal.spec.name] = now_ns >= principal.observe_at_ns
+        due = {name: now_ns >= p.observe_at_ns for name, p in self._turn.items()}
+        if self._lights:
+            scan = now_ns >= self._scan_ns
+            for name, principal in self._lights.items():
+                if scan or principal.active:
+                    due[name] = now_ns >= principal.observe_at_ns
         return due
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
@@ -173,7 +152,7 @@ class TurnScheduler:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
             self._moved.clear()
-        return Decision(tuple(ineligible), tuple(eligible), now_ns + self._sleep_ns(now_ns), closed)
+        return Decision(ineligible, eligible, now_ns + self._sleep_ns(now_ns), closed)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns
@@ -209,7 +188,7 @@ class TurnScheduler:
             principal.observed_ns += elapsed_ns
             principal.observed_used_ns += used_ns
             if principal.role == "turn":
-                if used_ns < IDLING * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
+                if used_ns < IDLING * principal.rate_cores * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
                     # It ran undisturbed and should be done now: learn from what is left, or was overdrawn.
@@ -243,43 +222,41 @@ class TurnScheduler:
 
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
-        ended = False
-        for principal in tuple(self._turn):
-            if principal.allowance_ns <= DONE_NS:
-                self._move(principal, "spent")
-                ended = True
-        exhausted = [p for p in self._lights if p.allowance_ns <= DONE_NS] if self._lights else ()
-        if self._turn and not ended and not exhausted and not self._moved and self._settings.cores == 1:
+        ended = [p for p in self._turn.values() if p.allowance_ns <= DONE_NS]
+        for principal in ended:
+            self._move(principal, "spent")
+        exhausted = [p for p in self._lights.values() if p.allowance_ns <= DONE_NS] if self._lights else []
+        if self._turn and not exhausted and not self._moved and self._cores == 1:
             return ()  # the turn goes on
-        if not self._turn and not self._queue and not (self._out and any(p.hungry for p in self._everybody())):
-            return self._close_idle(now_ns) if exhausted or self._out else ()
+        if not (self._turn or self._queue or self._spent):
+            return self._close_idle(now_ns) if exhausted or self._shut else ()
         for principal in exhausted:
             self._move(principal, "shut")
         load = self._admit()
         # On one core a hungry principal with allowance leaves nothing idle, however little of the core is left to it.
-        full = self._turn and (self._settings.cores == 1 or load >= self._settings.cores - FULL_TOLERANCE_CORES)
+        full = self._turn and (self._cores == 1 or load >= self._cores - FULL_TOLERANCE_CORES)
         closed: tuple[CycleRecord, ...] = ()
-        if self._out and not full:
+        if not full and (self._spent or self._shut):
             closed = self._close(now_ns)
             self._admit()
-        self._held_back = self._held_back or bool(self._queue) or self._out > 0
+        if self._queue or self._spent or self._shut:
+            self._held_back = True
         return closed
-
-    def _everybody(self) -> Iterable[Principal]:
-        return self._principals.values()
 
     def _admit(self) -> float:
         """Begin turns until the cores are full; returns the cores in use."""
-        load = sum(principal.rate_cores for principal in self._turn)
-        while self._queue and load < self._settings.cores - FULL_TOLERANCE_CORES:
-            principal = self._queue[0]
+        load = 0.0
+        for principal in self._turn.values():
+            load += principal.rate_cores
+        while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
+            principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
             load += principal.rate_cores
         return load
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
-        everybody = self._everybody()
+        everybody = self._principals.values()
         for principal in everybody:
             if not principal.eligible:
                 principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
@@ -338,9 +315,9 @@ class TurnScheduler:
 
     def _sleep_ns(self, now_ns: int) -> int:
         settings = self._settings
-        contended = self._out > 0 or bool(self._queue)
+        contended = bool(self._queue or self._spent or self._shut)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
-        for principal in self._turn:
+        for principal in self._turn.values():
             principal.due_ns = 0
             if contended:
                 turn_ns = principal.allowance_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
@@ -350,7 +327,7 @@ class TurnScheduler:
                     sleep_ns = watch_ns
                 if turn_ns < sleep_ns:
                     sleep_ns = turn_ns
-        for principal in self._lights:
+        for principal in self._lights.values():
             if not principal.active:
                 continue
             if contended or self._turn:

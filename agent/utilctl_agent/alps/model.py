@@ -7,7 +7,7 @@ Vocabulary (ALPS paper, section 2): a *principal* is a process or a group of pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -107,8 +107,8 @@ class Decision(NamedTuple):
     closed: cycles that ended, oldest first.
     """
 
-    ineligible: Sequence[str]
-    eligible: Sequence[str]
+    ineligible: tuple[str, ...]
+    eligible: tuple[str, ...]
     next_wake_ns: int
     closed: tuple[CycleRecord, ...] = ()
 

@@ -152,7 +152,7 @@ class TurnScheduler:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
             self._moved.clear()
-        return Decision(ineligible, eligible, now_ns + self._sleep_ns(now_ns), closed)
+        return Decision(tuple(ineligible), tuple(eligible), now_ns + self._sleep_ns(now_ns), closed)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns

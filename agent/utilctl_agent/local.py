@@ -27,80 +27,15 @@ from utilctl_agent.host.cgroup import freezer_refusal
 from utilctl_agent.host.procstat import identify, read_stat
 from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.workcgroup import WorkCgroup
-from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
+from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 MEMBERSHIP_NS: Final = NS_PER_S
 """How often process trees are looked at again (as in the paper, section 5.2)."""
 START_TIMEOUT_S: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One principal: its share and exactly one of a shell command to start, running processes, or a cgroup."""
-
-    share: float
-    command: str | None = None
-    pids: tuple[int, ...] = ()
-    cgroup: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSettings:
-    """What to run and how. ``duration_ns`` or ``cycles`` end the run, whichever comes first; at least one is set."""
-
-    workloads: tuple[Workload, ...]
-    quantum_ns: int
-    cpus: tuple[int, ...]
-    algorithm: Algorithm
-    duration_ns: int | None
-    cycles: int | None
-    max_pause_ns: int = NS_PER_S
-    force_signals: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CycleRow:
-    """One finished cycle: number, end (CLOCK_MONOTONIC ns), and consumption in the order of the workloads."""
-
-    cycle: int
-    end_ns: int
-    cpu_ns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PrincipalResult:
-    """What one workload got. Fractions are of the CPU time of all workloads together."""
-
-    name: str
-    share: float
-    cpu_s: float
-    fraction: float
-    target_fraction: float
-    paused_s: float
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class LocalResult:
-    """Outcome of a run. ``overhead_pct`` counts every process of ours while it controlled, in percent of one CPU."""
-
-    algorithm: str
-    quantum_ms: float
-    cycles: int
-    wall_s: float
-    overhead_pct: float
-    startup_cpu_s: float
-    rms_relative_error_pct: float
-    wakeups_per_s: float
-    mechanism: str
-    mechanism_reason: str
-    loop_class: str
-    late_mean_us: float
-    late_max_us: float
-    principals: tuple[PrincipalResult, ...]
 
 
 @dataclass(slots=True)
@@ -121,6 +56,9 @@ def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | No
     """
     if not settings.workloads:
         raise UsageError("there is nothing to schedule", hint="add --run SHARE:COMMAND")
+    for workload in settings.workloads:
+        if workload.command is not None:
+            check_command(workload.command)
     available = os.sched_getaffinity(0)
     missing = sorted(set(settings.cpus) - available)
     if missing:

@@ -209,8 +209,9 @@ def _check_version(see: str, wanted: int | None, stored: Record | None) -> None:
 def _after_loss(see: str, outcome: LostRace | Unavailable) -> Record | None:
     """What is stored after a lost race. Raises UnreachableError if the store did not answer."""
     if isinstance(outcome, Unavailable):
+        known = outcome.reason.startswith("nothing was written")
+        rest = "" if known else f", so {see} may or may not have been changed"
         raise UnreachableError(
-            f"the policy store is unavailable ({outcome.reason}), so {see} may not have been changed",
-            hint="look with utilctl get and try again",
+            f"the policy store is unavailable ({outcome.reason}){rest}", hint="look with utilctl get and try again"
         )
     return outcome.current

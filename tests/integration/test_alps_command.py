@@ -175,16 +175,21 @@ def test_a_command_that_ends_early_leaves_its_cpu_to_the_others(signals: list[st
     assert other["fraction"] > 0.9
 
 
-def test_a_command_that_does_not_exist_is_named_by_the_shell_and_the_others_run() -> None:
-    outcome = run(
-        "alps", "--run", "1:/no/such/program", "--run", f"1:{SPIN}", "--cpus", "0", "--duration", "300ms", "-o", "json"
-    )
-    assert outcome.code == 0
-    assert "/no/such/program" in outcome.stderr
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("/no/such/program --now", "there is no program '/no/such/program'"),
+        ("A=1 exec no-such-program", "there is no program 'no-such-program'"),
+        ("echo 'unbalanced", "malformed"),
+        ("# nothing", "runs nothing"),
+    ],
+)
+def test_a_command_that_cannot_start_is_refused_before_anything_runs(command: str, says: str) -> None:
+    outcome = run("alps", "--run", f"1:{SPIN}", "--run", f"1:{command}", "--cpus", "0", "--duration", "300ms")
+    assert outcome.code == 2
+    assert outcome.stderr.startswith("utilctl: error: ")
     assert outcome.stderr.count("\n") == 1
-    missing, other = json.loads(outcome.stdout)["principals"]
-    assert (missing["problem"], missing["cpu_s"]) == ("ended", 0)
-    assert other["cpu_s"] > 0
+    assert says in outcome.stderr
 
 
 def test_what_commands_print_never_mixes_with_the_json() -> None:

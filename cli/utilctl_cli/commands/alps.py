@@ -17,7 +17,7 @@ from utilctl_common.errors import UsageError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns, parse_share
 
 if TYPE_CHECKING:
-    from utilctl_agent.local import CycleRow, LocalResult, Workload
+    from utilctl_agent.workloads import CycleRow, LocalResult, Workload
 
 
 @click.command(
@@ -66,8 +66,9 @@ def alps(
     a cgroup of its own, which is frozen; otherwise its processes are stopped by signals. Whatever happens, nothing
     stays paused.
     """
-    from utilctl_agent.local import LocalSettings, run_local
+    from utilctl_agent.local import run_local
     from utilctl_agent.orders import ALGORITHMS
+    from utilctl_agent.workloads import LocalSettings
 
     end_as_after_ctrl_c()
     workloads = (*(_command(t) for t in runs), *(_processes(t) for t in pids), *(_cgroup(t) for t in groups))
@@ -112,14 +113,14 @@ def _split(text: str, option: str, form: str) -> tuple[float, str]:
 
 
 def _command(text: str) -> Workload:
-    from utilctl_agent.local import Workload
+    from utilctl_agent.workloads import Workload
 
     share, command = _split(text, "--run", "SHARE:COMMAND")
     return Workload(share, command=command)
 
 
 def _processes(text: str) -> Workload:
-    from utilctl_agent.local import Workload
+    from utilctl_agent.workloads import Workload
 
     share, listed = _split(text, "--pids", "SHARE:PID,PID")
     numbers = listed.split(",")
@@ -129,7 +130,7 @@ def _processes(text: str) -> Workload:
 
 
 def _cgroup(text: str) -> Workload:
-    from utilctl_agent.local import Workload
+    from utilctl_agent.workloads import Workload
 
     share, rest = _split(text, "--groups", "SHARE:cgroup:PATH")
     kind, _, path = rest.partition(":")

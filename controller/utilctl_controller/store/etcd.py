@@ -57,7 +57,7 @@ from utilctl_controller.store.values import MalformedValueError, NewerSchemaErro
 DEFAULT_PREFIX: Final = "/utilctl/v1/"
 """Where the keys live unless told otherwise."""
 
-DEFAULT_DEADLINE_NS: Final = 5 * NS_PER_S
+DEFAULT_DEADLINE_NS: Final = 3 * NS_PER_S
 """How long a call may take. Longer than an etcd election (1 to 2 s), shorter than a person's patience."""
 
 _ATTEMPTS_PER_DEADLINE: Final = 3

@@ -44,7 +44,7 @@ from utilctl_controller.store.sqlite_file import (
 from utilctl_controller.store.sqlite_watch import watch_policies
 from utilctl_controller.store.values import NewerSchemaError, Problems
 
-DEFAULT_DEADLINE_NS: Final = 5 * NS_PER_S
+DEFAULT_DEADLINE_NS: Final = 3 * NS_PER_S
 """How long a call waits for other threads and processes. Arbitrary: a write takes milliseconds."""
 
 

@@ -111,13 +111,11 @@ class Engine:
         gone: tuple[str, ...] = ()
         readings: dict[str, Reading] = {}
         groups = self._groups
-        for name, observe in self.scheduler.due(now_ns).items():
-            try:
+        try:
+            for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
-            except GroupGoneError:
-                gone += (name,)
-        for name in gone:
-            self.remove(name, now_ns)
+        except GroupGoneError:
+            gone = self._read_what_is_left(now_ns, readings)
         decision = self.scheduler.decide(now_ns, readings)
         wake_ns = decision.next_wake_ns
         pause, resume, breath_ns = self._governor.apply(decision, now_ns)
@@ -131,6 +129,19 @@ class Engine:
         if breath_ns is not None and breath_ns < wake_ns:
             wake_ns = breath_ns
         return Step(wake_ns, decision.closed, gone)
+
+    def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
+        """Read everybody who is due once more, and drop those whose group is gone; returns their names."""
+        gone: list[str] = []
+        for name, observe in self.scheduler.due(now_ns).items():
+            try:
+                readings[name] = self._groups[name].read(observe=observe)
+            except GroupGoneError:
+                gone.append(name)
+                readings.pop(name, None)
+        for name in gone:
+            self.remove(name, now_ns)
+        return tuple(gone)
 
     def _act(self, name: str, action: Callable[[], None]) -> bool:
         """Run ``action``; True if the group turns out to be gone. Other refusals are noted, the group keeps running."""

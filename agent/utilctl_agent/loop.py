@@ -292,6 +292,8 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
                     loop.late(now_ns - wake_ns)
                     break
                 readable, _, _ = select.select(inputs, [], [], (wake_ns - now_ns) / NS_PER_S)
+                if not readable:
+                    continue
                 if guard_fd in readable:
                     return 1
                 if inputs[0] in readable:

@@ -40,6 +40,7 @@ class PauseGovernor:
 
     settings: PauseSettings = field(default_factory=PauseSettings)
     now_ns: int = 0  # of the last decision
+    _due_ns: int | None = None  # when the next breath begins or ends
     _paused_since_ns: dict[str, int] = field(default_factory=dict)
     _breath_until_ns: dict[str, int] = field(default_factory=dict)
     _paused_total_ns: dict[str, int] = field(default_factory=dict)
@@ -54,12 +55,15 @@ class PauseGovernor:
             if name in paused_since_ns:
                 self._end(name, now_ns)
                 resume.append(name)
-            elif self._breath_until_ns:
-                self._breath_until_ns.pop(name, None)
+            elif self._breath_until_ns.pop(name, None) is not None:
+                self._due_ns = None
         for name in decision.ineligible:
             if name not in paused_since_ns:
                 paused_since_ns[name] = now_ns
                 pause.append(name)
+        if not resume and self._due_ns is not None and now_ns < self._due_ns:
+            # A pause that began now is due after all others. Only an end of one can move what is due first.
+            return Switches(pause, resume, self._due_ns)
         return self._breathe(now_ns, pause, resume)
 
     def tick(self, now_ns: int) -> Switches:
@@ -69,6 +73,7 @@ class PauseGovernor:
     def forget(self, name: str, now_ns: int) -> bool:
         """Drop a principal that goes away; True if it is paused and must be resumed by the caller."""
         self._breath_until_ns.pop(name, None)
+        self._due_ns = None
         was_paused = name in self._paused_since_ns
         if was_paused:
             self._end(name, now_ns)
@@ -105,9 +110,11 @@ class PauseGovernor:
             name, since_ns = next(iter(pauses.items()))
             end_ns = since_ns + longest_ns
             if now_ns < end_ns:
-                return Switches(pause, resume, end_ns if wake_ns is None or end_ns < wake_ns else wake_ns)
+                self._due_ns = end_ns if wake_ns is None or end_ns < wake_ns else wake_ns
+                return Switches(pause, resume, self._due_ns)
             self._end(name, now_ns)
             breaths[name] = now_ns + BREATH_NS
             resume.append(name)
             wake_ns = now_ns + BREATH_NS if wake_ns is None else wake_ns
+        self._due_ns = wake_ns
         return Switches(pause, resume, wake_ns)

@@ -18,7 +18,7 @@ hungry one is admitted beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, get_args
 
 from utilctl_agent.alps.allotment import allotments_ns
@@ -269,30 +269,34 @@ class TurnScheduler:
             most_ns = principal.allowance_ns if usable else principal.credit_ns
             principal.allowance_ns = max(least_ns, min(principal.allowance_ns, most_ns))
             principal.credit_ns = max(0, principal.allowance_ns)
-        cycles = self._cycles_until_ready(p for p in everybody if p.hungry and p.role != "capped")
+        cycles = self._cycles_until_ready()
         ready: list[Principal] = []
         for principal in everybody:
             principal.allowance_ns += cycles * principal.allotment_ns
-            if principal.role == "shut" and principal.allowance_ns > DONE_NS:
+            role = principal.role
+            if role == "spent" or role == "queue":
+                if principal.allowance_ns > self._threshold_ns(principal):
+                    ready.append(principal)
+            elif role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
-            elif principal.role in ("spent", "queue") and principal.allowance_ns > self._threshold_ns(principal):
-                ready.append(principal)
-        if self._settings.cores > 1:
+        if self._cores > 1:
             # The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
             ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
         for principal in ready:
             self._move(principal, "queue")
         return (self._record(now_ns),)
 
-    def _cycles_until_ready(self, hungry: Iterable[Principal]) -> int:
-        return min(
-            (
-                max(0, self._threshold_ns(p) - p.allowance_ns) // p.allotment_ns + 1
-                for p in hungry
-                if p.allotment_ns > 0
-            ),
-            default=1,
-        )
+    def _cycles_until_ready(self) -> int:
+        """How many allotments it takes until somebody hungry can have a turn; nearly always one."""
+        least = 0
+        for principal in self._principals.values():
+            if principal.hungry and principal.allotment_ns > 0 and principal.role != "capped":
+                missing_ns = self._threshold_ns(principal) - principal.allowance_ns
+                if missing_ns < principal.allotment_ns:
+                    return 1
+                cycles = missing_ns // principal.allotment_ns + 1
+                least = cycles if least == 0 or cycles < least else least
+        return max(1, least)
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """Nobody is hungry, so nobody's use takes anything from anybody: everyone starts afresh."""
@@ -304,8 +308,9 @@ class TurnScheduler:
         return (self._record(now_ns),)
 
     def _record(self, now_ns: int) -> CycleRecord:
-        consumed = {n: p.used_ns - p.cycle_start_used_ns for n, p in self._principals.items()}
-        for principal in self._principals.values():
+        consumed: dict[str, int] = {}
+        for name, principal in self._principals.items():
+            consumed[name] = principal.used_ns - principal.cycle_start_used_ns
             principal.cycle_start_used_ns = principal.used_ns
         self._cycles += 1
         self._held_back = False

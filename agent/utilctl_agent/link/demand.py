@@ -12,8 +12,10 @@ from typing import Final
 
 HUNGRY: Final = 0.95
 """Wanting CPU this much of the unpaused time counts as wanting it always; absorbs the counters' rounding."""
-LEAST_SIGHT: Final = 0.01
-"""With less than this fraction of the interval unpaused there is nothing to judge by; the last estimate stands."""
+LEAST_SIGHT: Final = 0.05
+"""With less than this fraction of the interval unpaused there is nothing to judge by; the last estimate stands. An SEE
+that is held back nearly always only has breaths of 2 ms, in which it may not even get to run; taking that for a want
+of nothing would keep it held back for ever."""
 
 
 @dataclass(frozen=True, slots=True)

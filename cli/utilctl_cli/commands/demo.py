@@ -68,6 +68,7 @@ def _document(phases: tuple[PhaseResult, ...]) -> dict[str, Any]:
                         "entitlement_cores": service.entitlement_cores,
                         "measured_cores": service.measured_cores,
                         "relative_error": service.relative_error,
+                        "planned_cores": service.planned_cores,
                         "per_host_shares_cores": service.per_host_shares_cores,
                     }
                     for see, service in phase.services.items()

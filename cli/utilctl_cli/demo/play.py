@@ -13,7 +13,7 @@ from utilctl_cli.demo.machine import Machine
 from utilctl_cli.demo.scenario import CHANGED_SHARE, FIRST_SHARES, HOSTS, PLACEMENT, PhaseResult, judge
 from utilctl_common.errors import FailedError, UnreachableError
 from utilctl_common.quantities import NS_PER_S
-from utilctl_controller.allocation.model import AllocationProblem, HostCapacity, SeeClaim
+from utilctl_controller.allocation.model import AllocationMode, AllocationProblem, HostCapacity, SeeClaim
 from utilctl_controller.allocation.solver import allocate
 
 START_TIMEOUT_S: Final = 15.0
@@ -121,12 +121,12 @@ class Player:
         elapsed, after_ns = time.monotonic() - start, self._machine.cpu_ns()
         entitled = {see: total / looks for see, total in sums.items()}
         measured = {see: (after_ns[see] - before_ns[see]) / NS_PER_S / elapsed for see in PLACEMENT}
-        return judge(self._shares, entitled, measured, self._per_host_shares())
+        return judge(self._shares, entitled, measured, self._planned("fleet"), self._planned("host"))
 
-    def _per_host_shares(self) -> dict[str, float]:
-        """What the same shares would give if every host shared its CPU by itself."""
+    def _planned(self, mode: AllocationMode) -> dict[str, float]:
+        """What the shares give in theory, by service."""
         problem = AllocationProblem(
-            mode="host",
+            mode=mode,
             hosts=tuple(HostCapacity(host, 1.0) for host in HOSTS),
             sees=tuple(
                 SeeClaim(see, self._shares[see], 0.0, None, dict.fromkeys(hosts, 1.0))

@@ -22,12 +22,15 @@ TOLERANCE: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ServiceResult:
-    """One service in one phase. Fractions are of the CPU that all services got together."""
+    """One service in one phase. ``relative_error`` compares its measured with its entitled fraction of the CPU that all
+    services got together; ``planned_cores`` is what the shares give on two hosts that nobody else uses.
+    """
 
     share: float
     entitlement_cores: float
     measured_cores: float
     relative_error: float
+    planned_cores: float
     per_host_shares_cores: float
 
 
@@ -40,14 +43,23 @@ class PhaseResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every service got its fraction within the tolerance."""
-        return all(abs(service.relative_error) <= TOLERANCE for service in self.services.values())
+        """Whether all got their entitled fraction, and were entitled to their planned one, within the tolerance."""
+        entitled = sum(service.entitlement_cores for service in self.services.values())
+        if entitled <= 0:
+            return False
+        planned = sum(service.planned_cores for service in self.services.values())
+        return all(
+            abs(service.relative_error) <= TOLERANCE
+            and abs(service.entitlement_cores / entitled / (service.planned_cores / planned) - 1.0) <= TOLERANCE
+            for service in self.services.values()
+        )
 
 
 def judge(
     shares: Mapping[str, float],
     entitlement_cores: Mapping[str, float],
     measured_cores: Mapping[str, float],
+    planned_cores: Mapping[str, float],
     per_host_shares_cores: Mapping[str, float],
 ) -> PhaseResult:
     """Compare measured with entitled fractions.
@@ -64,5 +76,5 @@ def judge(
             error = (measured / total_measured) / (entitled / total_entitled) - 1.0
         else:
             error = 1.0
-        services[see] = ServiceResult(share, entitled, measured, error, per_host_shares_cores.get(see, 0.0))
+        services[see] = ServiceResult(share, entitled, measured, error, planned_cores[see], per_host_shares_cores[see])
     return PhaseResult(dict(shares), services)

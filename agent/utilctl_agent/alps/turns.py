@@ -26,15 +26,15 @@ from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
 
-DONE_NS: Final = 40_000
-"""An allowance this small counts as used up. Arbitrary: half a wake-up latency; the rest is carried over."""
+DONE_NS: Final = 60_000
+"""An allowance this small counts as used up. Arbitrary: about a wake-up latency; the rest is carried over."""
 MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
-LEAD_AIM_NS: Final = 40_000
+LEAD_AIM_NS: Final = 70_000
 """Turns are aimed to end this much late: ending early costs another wake-up, and a constant delay costs no accuracy,
 because an overrun is a debt in the next cycle."""
 

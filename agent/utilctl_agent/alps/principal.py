@@ -54,6 +54,7 @@ class Principal:
     proven_ns: int = 0  # how long it has
     allotment_ns: int = 0
     allowance_ns: int = 0
+    turn_floor_ns: int = 0  # allowance at which this turn ends: 0, or more if the cycle is long
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0

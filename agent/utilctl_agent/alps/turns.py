@@ -11,6 +11,8 @@ model (allowances, cycles, errors carried over) and changes who is looked at, an
   What is left over is carried into the next cycle only as far as the principal was held back (paused by us, or ready
   and waiting); time in which it wanted nothing earns no credit. Overruns are carried as debts.
 - Nobody is paused while nobody else wants the CPU.
+- In a cycle longer than ROUND_NS everybody gets several turns, so that nobody has to be let go before its time
+  because it was paused for too long (module ``pauses``): that would cost small shares their accuracy.
 
 Work conservation (paper section 2.4) follows: a principal that blocks during its turn turns light, and the next
 hungry one is admitted beside it.
@@ -32,6 +34,8 @@ MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
+ROUND_NS: Final = 700_000_000
+"""Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
 LEAD_AIM_NS: Final = 70_000
@@ -192,7 +196,8 @@ class TurnScheduler:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
                     # It ran undisturbed and should be done now: learn from what is left, or was overdrawn.
-                    lead_ns = self._lead_ns + round(LEAD_GAIN * (principal.allowance_ns + LEAD_AIM_NS))
+                    left_ns = principal.allowance_ns - principal.turn_floor_ns
+                    lead_ns = self._lead_ns + round(LEAD_GAIN * (left_ns + LEAD_AIM_NS))
                     self._lead_ns = 0 if lead_ns < 0 else min(lead_ns, MAX_LEAD_NS)
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
@@ -222,9 +227,8 @@ class TurnScheduler:
 
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
-        ended = [p for p in self._turn.values() if p.allowance_ns <= DONE_NS]
-        for principal in ended:
-            self._move(principal, "spent")
+        for principal in [p for p in self._turn.values() if p.allowance_ns <= p.turn_floor_ns + DONE_NS]:
+            self._move(principal, "spent" if principal.allowance_ns <= DONE_NS else "queue")
         exhausted = [p for p in self._lights.values() if p.allowance_ns <= DONE_NS] if self._lights else []
         if self._turn and not exhausted and not self._moved and self._cores == 1:
             return ()  # the turn goes on
@@ -251,6 +255,9 @@ class TurnScheduler:
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
+            rounds = self._cycle_ns / (ROUND_NS * self._cores)
+            portion_ns = max(MIN_TURN_NS, round(principal.allotment_ns / rounds)) if rounds > 1 else self._cycle_ns
+            principal.turn_floor_ns = max(0, principal.allowance_ns - portion_ns)
             load += principal.rate_cores
         return load
 
@@ -325,7 +332,8 @@ class TurnScheduler:
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:
-                turn_ns = principal.allowance_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
+                left_ns = principal.allowance_ns - principal.turn_floor_ns
+                turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
                 principal.due_ns = now_ns + turn_ns
                 watch_ns = settings.quantum_ns << principal.streak
                 if watch_ns < sleep_ns:

@@ -95,6 +95,7 @@ class TestMembership:
         with spinning(2) as (first, second):
             group = ProcessGroup([first, second], journal)
             group.pause()
+            wait_stopped(first)
             wait_stopped(second)
             group.update([first])
             assert not is_stopped(second.pid)

@@ -22,7 +22,7 @@ pytestmark = [
 
 SERVICES = {"svc=web", "svc=etl", "svc=batch"}
 PROMISED = {"share", "entitlement_cores", "measured_cores", "relative_error"}
-MORE = {"per_host_shares_cores"}
+MORE = {"planned_cores", "per_host_shares_cores"}
 
 
 def test_the_demo_measures_two_phases_and_cleans_up() -> None:

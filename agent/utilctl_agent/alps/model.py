@@ -77,7 +77,7 @@ class PrincipalSpec:
             raise UsageError(f"cap {self.cap_cores:g} of {self.name} is not positive", hint="use for example 0.5")
 
 
-class Reading(NamedTuple):  # made at every wake-up: a NamedTuple costs a tenth of a frozen dataclass
+class Reading(NamedTuple):  # made at every wake-up: a NamedTuple costs half of a frozen dataclass
     """Progress of a principal, cumulative since any fixed instant.
 
     cpu_ns: CPU time consumed by all its processes.

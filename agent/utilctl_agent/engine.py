@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler
+from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
+from utilctl_common.errors import FailedError
 
 
 class Step(NamedTuple):
@@ -39,6 +40,12 @@ class Engine:
     _base_ns: dict[str, int] = field(
         default_factory=dict
     )  # the group's CPU time that is not counted as the principal's
+    _plan: tuple[Turn, ...] = ()
+    _switches: list[Switch] = field(default_factory=list)  # of the plan, carried out and not yet told to the core
+    _failed: bool = False  # the turn that goes on does not use what it was expected to
+    _switch_ns: int = 0  # when the next one is due
+    _breath_ns: int | None = None  # when the governor must be asked at the latest
+    _closed: tuple[CycleRecord, ...] = ()  # ended by switches, not yet reported
 
     def __post_init__(self) -> None:
         self._governor = PauseGovernor(self.pause_settings)
@@ -49,6 +56,7 @@ class Engine:
         observe: only measure it. Raises GroupGoneError if the group has ended; the principal is then not added.
         Raises KeyError for a new principal without a group.
         """
+        self._catch_up()
         fresh = group is not None
         taken = group if group is not None else self._groups[spec.name]
         reading = taken.read()
@@ -73,6 +81,7 @@ class Engine:
         group = self._groups.get(name)
         if group is None:
             return
+        self._catch_up()
         self._release(name, now_ns)
         self._watched.discard(name)
         del self._groups[name], self._base_ns[name]
@@ -99,15 +108,28 @@ class Engine:
 
     def paused(self) -> frozenset[str]:
         """Who is paused now."""
+        self._catch_up()
         return self._governor.paused()
 
     def paused_ns(self, name: str, now_ns: int) -> int:
         """How long a principal has been paused, in total."""
+        self._catch_up()
         return self._governor.paused_ns(name, now_ns)
 
+    def settle(self) -> tuple[CycleRecord, ...]:
+        """Account for everything done so far; returns the cycles that ended and were not yet reported."""
+        self._catch_up()
+        closed, self._closed = self._closed, ()
+        return closed
+
     def step(self, now_ns: int) -> Step:
-        """Read, decide, act."""
+        """Carry out the next switch of the plan; where there is none, read, decide, act."""
         self.wakeups += 1
+        if self._plan:
+            wake_ns = self._take_turn(now_ns)
+            if wake_ns is not None:
+                return Step(wake_ns, (), ())
+            self._catch_up(failed=self._failed)
         gone: tuple[str, ...] = ()
         readings: dict[str, Reading] = {}
         groups = self._groups
@@ -126,9 +148,56 @@ class Engine:
         for name in pause:
             if self._act(name, groups[name].pause):
                 gone += (name,)
+        closed = decision.closed
+        if self._closed:
+            closed = (*self.settle(), *closed)
+        if decision.plan and not gone:
+            self._plan = decision.plan
+            self._switch_ns = wake_ns
+            self._breath_ns = breath_ns
         if breath_ns is not None and breath_ns < wake_ns:
             wake_ns = breath_ns
-        return Step(wake_ns, decision.closed, gone)
+        return Step(wake_ns, closed, gone)
+
+    def _take_turn(self, now_ns: int) -> int | None:
+        """Switch as planned; returns when to wake next, or None if there is something to decide.
+
+        Does as little as it can: after the work of others has been in the caches, every line counts.
+        """
+        breath_ns = self._breath_ns
+        if now_ns < self._switch_ns or (breath_ns is not None and now_ns >= breath_ns):
+            return None
+        plan, switches = self._plan, self._switches
+        at = len(switches)
+        if at + 1 >= len(plan):
+            return None
+        name, _, least_cpu_ns = plan[at]
+        following, until_ns, _ = plan[at + 1]
+        group = self._groups[name]
+        try:
+            cpu_ns = group.read(observe=False).cpu_ns
+            if cpu_ns < least_cpu_ns:
+                self._failed = True
+                return None
+            if following != name:
+                self._groups[following].resume()
+                group.pause()
+        except FailedError:
+            return None  # the decision that follows tries the same again, and deals with the refusal
+        switches.append(Switch(now_ns, cpu_ns))
+        self._switch_ns = until_ns
+        return until_ns if breath_ns is None or until_ns < breath_ns else breath_ns
+
+    def _catch_up(self, *, failed: bool = False) -> None:
+        """Tell core and governor of the switches that were carried out, and drop what is left of the plan."""
+        if not self._plan:
+            return
+        plan, switches = self._plan, self._switches
+        self._plan, self._switches, self._failed = (), [], False
+        self._closed += self.scheduler.follow(switches, failed=failed)
+        for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
+            if ended.name != begun.name:
+                self._governor.switch(ended.name, begun.name, switch.now_ns)
 
     def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
         """Read everybody who is due once more, and drop those whose group is gone; returns their names."""

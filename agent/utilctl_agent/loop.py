@@ -204,6 +204,8 @@ class Loop:
             self.stopping = True
 
     def _report(self, now_ns: int) -> LoopReport:
+        for record in self._engine.settle():
+            self._note_cycle(record)
         principals: dict[str, PrincipalReport] = {}
         for name, reading in self._engine.readings().items():
             principals[name] = PrincipalReport(

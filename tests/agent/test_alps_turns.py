@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.simulated import MS, Alps, run_for
 from utilctl_agent.alps.feasible import feasible_fractions
-from utilctl_agent.alps.model import CoreSettings, Decision, PrincipalSpec, Reading, Scheduler
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Scheduler, Switch
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.testing import Bursts, SimulatedHost, Spin
 
@@ -414,6 +414,9 @@ class Dimmed:
 
     def remove(self, name: str) -> None:
         self.core.remove(name)
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        return self.core.follow(switches, failed=failed)
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         return self.core.due(now_ns)

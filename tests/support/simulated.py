@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from utilctl_agent.alps.model import Decision, PrincipalSpec, Reading, Scheduler
+from utilctl_agent.alps.model import CycleRecord, Decision, PrincipalSpec, Reading, Scheduler, Switch
 from utilctl_agent.alps.pauses import PauseSettings
 from utilctl_agent.engine import Engine
 from utilctl_agent.testing import Bursts, CycleLog, SimulatedGroup, SimulatedHost, Spin
@@ -30,6 +30,15 @@ class WatchedCore:
         due = self.core.due(now_ns)
         self.reads += len(due)
         return due
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        plan = self.decisions[-1][1].plan
+        closed = self.core.follow(switches, failed=failed)
+        for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
+            same = ended.name == begun.name
+            change = ((), ()) if same else ((ended.name,), (begun.name,))
+            self.decisions.append((switch.now_ns, Decision(*change, begun.until_ns)))
+        return closed
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         decision = self.core.decide(now_ns, readings)
@@ -121,6 +130,8 @@ def run_for(host: SimulatedHost, duration_ns: int, *alps: Alps) -> None:
             if one.next_ns <= host.now_ns():
                 one.step()
         host.advance_to(min(end_ns, *(one.next_ns for one in alps)))
+    for one in alps:
+        one.log.cycles.extend(one.engine.settle())
 
 
 def run(core: Scheduler, shares: Mapping[str, float], duration_ns: int, *, cores: int = 1) -> Alps:

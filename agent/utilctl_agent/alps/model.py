@@ -7,7 +7,7 @@ Vocabulary (ALPS paper, section 2): a *principal* is a process or a group of pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -99,18 +99,42 @@ class CycleRecord:
     cpu_ns: Mapping[str, int]
 
 
+class Turn(NamedTuple):
+    """A turn that is planned: only this principal of the hungry ones is eligible, until ``until_ns``.
+
+    A long turn is planned in pieces, one after the other with the same name, to look whether it is used.
+    least_cpu_ns: its cumulative consumption must have reached this by then, else it wants less than was thought, or
+        somebody else runs, and the plan is off.
+    """
+
+    name: str
+    until_ns: int
+    least_cpu_ns: int
+
+
+class Switch(NamedTuple):
+    """A planned turn ended and the next one began: when, and the consumption of the one whose turn it was."""
+
+    now_ns: int
+    cpu_ns: int
+
+
 class Decision(NamedTuple):
     """What to do now.
 
     ineligible / eligible: principals that change state at this instant, in no order.
     next_wake_ns: when to decide next, at the latest; membership changes may come earlier.
     closed: cycles that ended, oldest first.
+    plan: the turn that goes on and the turns to follow it, or nothing. They may be carried out without asking, each
+        switch at the ``until_ns`` of the turn that ends; ``follow`` tells of them before the next decision, which is
+        due at the ``until_ns`` of the last turn.
     """
 
     ineligible: tuple[str, ...]
     eligible: tuple[str, ...]
     next_wake_ns: int
     closed: tuple[CycleRecord, ...] = ()
+    plan: tuple[Turn, ...] = ()
 
 
 class Scheduler(Protocol):
@@ -125,6 +149,13 @@ class Scheduler(Protocol):
 
     def remove(self, name: str) -> None:
         """Forget a principal; whoever removes it resumes it. Raises KeyError if it is unknown."""
+        ...
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        """Account for the switches of the plan that were carried out, oldest first, and forget the rest of it.
+
+        failed: the turn that goes on fell short of its ``least_cpu_ns``. Returns the cycles that ended by the switches.
+        """
         ...
 
     def due(self, now_ns: int) -> Mapping[str, bool]:

@@ -6,10 +6,10 @@ same ruler.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from utilctl_agent.alps.allotment import allotments_ns
-from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 
 
 class ObservingScheduler:
@@ -35,6 +35,10 @@ class ObservingScheduler:
         """See model.Scheduler."""
         del self._specs[name], self._last_ns[name], self._cycle_cpu_ns[name]
         self._cycle_ns = sum(allotments_ns(list(self._specs.values()), self._settings).values())
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        """See model.Scheduler. This core never plans."""
+        return ()
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody, once a quantum."""

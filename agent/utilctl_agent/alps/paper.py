@@ -11,11 +11,11 @@ keeps t_c equal to the sum of the allowances; so do we, exactly, across joins an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from utilctl_agent.alps.allotment import allotments_ns
-from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 
 
 @dataclass(slots=True)
@@ -66,6 +66,10 @@ class PaperScheduler:
             principal.allotment_ns = allotted[name]
             principal.allowance_ns += change_ns
             self._cycle_left_ns += change_ns
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        """See model.Scheduler. This core never plans."""
+        return ()
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """The measurement set of the next invocation: state_i = eligible and update_i <= count."""

@@ -59,6 +59,8 @@ class PauseGovernor:
                 self._due_ns = None
         for name in decision.ineligible:
             if name not in paused_since_ns:
+                if self._breath_until_ns.pop(name, None) is not None:
+                    self._due_ns = None
                 paused_since_ns[name] = now_ns
                 pause.append(name)
         if not resume and self._due_ns is not None and now_ns < self._due_ns:
@@ -69,6 +71,14 @@ class PauseGovernor:
     def tick(self, now_ns: int) -> Switches:
         """Begin and end the breaths that are due."""
         return self._breathe(now_ns, [], [])
+
+    def switch(self, paused: str, resumed: str, now_ns: int) -> None:
+        """A planned switch was carried out at ``now_ns``, before any breath was due."""
+        self.now_ns = now_ns
+        if resumed in self._paused_since_ns:
+            self._end(resumed, now_ns)
+        self._paused_since_ns[paused] = now_ns
+        self._due_ns = None
 
     def forget(self, name: str, now_ns: int) -> bool:
         """Drop a principal that goes away; True if it is paused and must be resumed by the caller."""

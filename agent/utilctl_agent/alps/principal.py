@@ -20,7 +20,7 @@ BLOCKED_TOLERANCE: Final = 0.1
 is neither use nor waiting, so a lower bound would lose control on a noisy machine. Work conservation does not hang on
 it: a principal that leaves part of a core unused shows so in its rate, and another one is admitted beside it."""
 ASLEEP: Final = 0.5
-"""Seemingly blocked for more than this, a principal is light at once; for less, only if it happens twice running."""
+"""Seemingly blocked for more than this, a principal is light at once; for less, only if it was not trusted."""
 DOUBTFUL: Final = 0.8
 """Up to this, one that is seen ready at the instant of the observation stays hungry: beside foreign load the kernel's
 pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
@@ -103,7 +103,8 @@ def observe(
     elif principal.hungry and reading.blocked is False and blocked_ns <= DOUBTFUL * elapsed_ns:
         pass  # the counters may have lost waiting time, and at this instant it is ready
     else:
-        principal.hungry = principal.hungry and principal.streak > 0 and blocked_ns <= ASLEEP * elapsed_ns
+        trusted = principal.hungry and principal.streak >= TRUSTED
+        principal.hungry = trusted and blocked_ns <= ASLEEP * elapsed_ns
         principal.streak = 0
         principal.proven_ns = 0
         if was_hungry and not principal.hungry:

@@ -20,12 +20,13 @@ hungry one is admitted beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
-from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
+from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
 
 DONE_NS: Final = 60_000
@@ -38,9 +39,11 @@ ROUND_NS: Final = 700_000_000
 """Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
+LEAD_STEP_NS: Final = 10_000
+"""The lead follows no single turn further than this: now and then the host takes a lot, and then not again."""
 LEAD_AIM_NS: Final = 70_000
-"""Turns are aimed to end this much late: ending early costs another wake-up, and a constant delay costs no accuracy,
-because an overrun is a debt in the next cycle."""
+"""Turns that end in a decision are aimed to end this much late: ending early costs another wake-up, and a constant
+delay costs no accuracy, because an overrun is a debt in the next cycle."""
 
 
 class TurnScheduler:
@@ -62,7 +65,11 @@ class TurnScheduler:
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
         self._caps_filled_ns: int | None = None
-        self._lead_ns = 0  # how much longer than its allowance a turn takes, learned: the loop itself needs the CPU
+        # How much longer than its allowance a turn takes, learned: the loop itself needs the CPU, more of it at the
+        # beginning of a turn that was decided upon than of one that was planned.
+        self._lead_ns = 0
+        self._planned_lead_ns = 0
+        self._plan: list[PlannedTurn] = []
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -156,7 +163,12 @@ class TurnScheduler:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
             self._moved.clear()
-        return Decision(tuple(ineligible), tuple(eligible), now_ns + self._sleep_ns(now_ns), closed)
+        sleep_ns = self._sleep_ns(now_ns)
+        self._plan = self._planned(now_ns)
+        if self._plan:
+            plan = tuple(planned.turn for planned in self._plan)
+            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan)
+        return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns
@@ -169,6 +181,65 @@ class TurnScheduler:
         principal.others_mark_ns = others_ns
         principal.eligible = may_run
 
+    # -- plans --------------------------------------------------------------------------------------------------
+
+    def _planned(self, now_ns: int) -> list[PlannedTurn]:
+        """Turns ahead, if everybody who is active is trusted to want all the CPU there is; else nothing."""
+        settings = self._settings
+        if settings.cores > 1 or len(self._turn) != 1 or self._caps or not (self._queue or self._spent):
+            return []
+        if any(light.active for light in self._lights.values()) or self._shut:
+            return []
+        everybody = [p for p in self._principals.values() if p.hungry]
+        enough_cores = settings.cores - 2 * FULL_TOLERANCE_CORES
+        if any(p.streak < TRUSTED or p.observe_at_ns == 0 or p.rate_cores < enough_cores for p in everybody):
+            return []
+        (current,) = self._turn.values()
+        watchful = bool(self._lights)
+        return plan_turns(
+            current,
+            self._queue.values(),
+            everybody,
+            now_ns=now_ns,
+            cores=settings.cores,
+            lead_ns=self._planned_lead_ns,
+            aim_ns=LEAD_AIM_NS,
+            horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
+            longest_ns=settings.max_sleep_ns,
+            floor_ns=self._floor_ns,
+            threshold_ns=self._threshold_ns,
+        )
+
+    def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
+        """See model.Scheduler. Whoever used a planned turn to the full has proven that it is still hungry."""
+        closed: list[CycleRecord] = []
+        for switch, ended, begun in zip(switches, self._plan, self._plan[1:], strict=False):
+            now_ns = switch.now_ns
+            principal, successor = ended.principal, begun.principal
+            elapsed_ns = now_ns - principal.last_ns
+            used_ns = self._charge(principal, now_ns, switch.cpu_ns)
+            self._learn(elapsed_ns - used_ns, planned=ended is not self._plan[0])
+            principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+            principal.observe_at_ns = now_ns + LOOK_NS
+            principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
+            if successor is principal:
+                continue
+            self._move(principal, "queue" if ended.floor_ns > 0 and principal.allowance_ns > DONE_NS else "spent")
+            if begun.closes:
+                closed += self._close(now_ns)
+            self._move(successor, "turn")
+            successor.turn_floor_ns = begun.floor_ns
+            successor.due_ns = begun.turn.until_ns
+            self._switch(principal, False, now_ns)
+            self._switch(successor, True, now_ns)
+            self._held_back = True
+        self._moved.clear()
+        self._plan = []
+        if failed:
+            for principal in self._turn.values():
+                principal.observe_at_ns = 0
+        return tuple(closed)
+
     # -- accounting ---------------------------------------------------------------------------------------------
 
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
@@ -179,26 +250,13 @@ class TurnScheduler:
             if principal is None:
                 continue
             cpu_ns, wait_ns, blocked = reading
-            used_ns = cpu_ns - principal.last_cpu_ns
-            if used_ns < 0:
-                used_ns = 0
             elapsed_ns = now_ns - principal.last_ns
-            principal.last_cpu_ns = cpu_ns
-            principal.last_ns = now_ns
-            principal.used_ns += used_ns
-            self._total_ns += used_ns
-            principal.allowance_ns -= used_ns
-            principal.cap_budget_ns -= used_ns
-            principal.observed_ns += elapsed_ns
-            principal.observed_used_ns += used_ns
+            used_ns = self._charge(principal, now_ns, cpu_ns)
             if principal.role == "turn":
                 if used_ns < IDLING * principal.rate_cores * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
-                    # It ran undisturbed and should be done now: learn from what is left, or was overdrawn.
-                    left_ns = principal.allowance_ns - principal.turn_floor_ns
-                    lead_ns = self._lead_ns + round(LEAD_GAIN * (left_ns + LEAD_AIM_NS))
-                    self._lead_ns = 0 if lead_ns < 0 else min(lead_ns, MAX_LEAD_NS)
+                    self._learn(elapsed_ns - used_ns, planned=False)
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
         for principal, reading in concluded or ():
@@ -209,6 +267,27 @@ class TurnScheduler:
                 self._classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
+
+    def _charge(self, principal: Principal, now_ns: int, cpu_ns: int) -> int:
+        """Account for what ``principal`` has consumed since it was last read; returns how much that is."""
+        used_ns = max(0, cpu_ns - principal.last_cpu_ns)
+        elapsed_ns = now_ns - principal.last_ns
+        principal.last_cpu_ns = cpu_ns
+        principal.last_ns = now_ns
+        principal.used_ns += used_ns
+        self._total_ns += used_ns
+        principal.allowance_ns -= used_ns
+        principal.cap_budget_ns -= used_ns
+        principal.observed_ns += elapsed_ns
+        principal.observed_used_ns += used_ns
+        return used_ns
+
+    def _learn(self, unused_ns: int, *, planned: bool) -> None:
+        """A turn ran undisturbed but for ``unused_ns``, which the loop itself took."""
+        if planned:
+            self._planned_lead_ns = _approach(self._planned_lead_ns, unused_ns)
+        else:
+            self._lead_ns = _approach(self._lead_ns, unused_ns)
 
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
@@ -255,11 +334,16 @@ class TurnScheduler:
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
-            rounds = self._cycle_ns / (ROUND_NS * self._cores)
-            portion_ns = max(MIN_TURN_NS, round(principal.allotment_ns / rounds)) if rounds > 1 else self._cycle_ns
-            principal.turn_floor_ns = max(0, principal.allowance_ns - portion_ns)
+            principal.turn_floor_ns = self._floor_ns(principal, principal.allowance_ns)
             load += principal.rate_cores
         return load
+
+    def _floor_ns(self, principal: Principal, allowance_ns: int) -> int:
+        """The allowance at which a turn that begins with ``allowance_ns`` ends."""
+        rounds = self._cycle_ns / (ROUND_NS * self._cores)
+        if rounds <= 1:
+            return 0
+        return max(0, allowance_ns - max(MIN_TURN_NS, round(principal.allotment_ns / rounds)))
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
@@ -335,6 +419,7 @@ class TurnScheduler:
                 left_ns = principal.allowance_ns - principal.turn_floor_ns
                 turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
                 principal.due_ns = now_ns + turn_ns
+                turn_ns += LEAD_AIM_NS
                 watch_ns = settings.quantum_ns << principal.streak
                 if watch_ns < sleep_ns:
                     sleep_ns = watch_ns
@@ -366,3 +451,11 @@ class TurnScheduler:
         if not principal.active:
             return self._settings.idle_sleep_ns
         return max(0, principal.cap_budget_ns // usable_cores(principal.spec, self._settings.cores))
+
+
+def _approach(lead_ns: int, sample_ns: int) -> int:
+    """The learned lead after one more sample; the first is taken as it is."""
+    sample_ns = min(max(0, sample_ns), MAX_LEAD_NS)
+    if lead_ns == 0:
+        return sample_ns
+    return lead_ns + max(-LEAD_STEP_NS, min(LEAD_STEP_NS, round(LEAD_GAIN * (sample_ns - lead_ns))))

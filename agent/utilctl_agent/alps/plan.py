@@ -1,0 +1,93 @@
+"""Turns planned ahead, so that whoever carries them out need not ask at every switch.
+
+Where everybody is known to want all the CPU there is, what the default core will decide is known too: whose turn
+comes next, how long it takes, and when the cycle ends. A wake-up that only switches costs a fraction of one that
+decides, most of all because the interpreter's code for deciding has left the caches by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from utilctl_agent.alps.model import Turn
+from utilctl_agent.alps.principal import Principal
+from utilctl_common.quantities import NS_PER_MS
+
+HORIZON_NS: Final = 300 * NS_PER_MS
+"""How far ahead turns are planned, in whole turns. Arbitrary: longer saves little, and errors are only corrected, and
+cycles only reported, when the plan is over."""
+FULL_USE: Final = 0.9
+"""Part of a turn that must have been used for the plan to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTurn:
+    """A turn of the plan. floor_ns: allowance at its end. closes: a cycle ends where it begins."""
+
+    turn: Turn
+    principal: Principal
+    floor_ns: int
+    closes: bool
+
+
+def plan_turns(
+    current: Principal,
+    queue: Iterable[Principal],
+    everybody: Sequence[Principal],
+    *,
+    now_ns: int,
+    cores: int,
+    lead_ns: int,
+    aim_ns: int,
+    horizon_ns: int,
+    longest_ns: int,
+    floor_ns: Callable[[Principal, int], int],
+    threshold_ns: Callable[[Principal], int],
+) -> list[PlannedTurn]:
+    """The turn of ``current`` (until its ``due_ns``) and those that follow it, in order; empty if none can follow.
+
+    queue: who comes after it in this cycle. everybody: the order of turns in the next cycles. lead_ns: time that a
+    turn takes beyond its allowance; aim_ns: how much later the last one is to end. longest_ns: a turn longer than this is divided.
+    floor_ns(principal, allowance): where a turn that begins with this allowance ends.
+    threshold_ns(principal): allowance below which there is no turn.
+    """
+    allowance_ns = {id(p): p.allowance_ns for p in everybody}
+    waiting = list(queue)
+    least_ns: dict[int, int] = {}
+    plan: list[PlannedTurn] = []
+    principal, floor, begin_ns, until_ns, closes = current, current.turn_floor_ns, now_ns, current.due_ns, False
+    while True:
+        key = id(principal)
+        used_ns = max(0, allowance_ns[key] - floor)
+        pieces = max(1, -(-(until_ns - begin_ns) // longest_ns))
+        for piece in range(1, pieces + 1):
+            end_ns = begin_ns + (until_ns - begin_ns) * piece // pieces
+            least_ns[key] = least_ns.get(key, principal.last_cpu_ns) + int(FULL_USE * used_ns / pieces)
+            plan.append(PlannedTurn(Turn(principal.spec.name, end_ns, least_ns[key]), principal, floor, closes))
+            closes = False
+        allowance_ns[key] -= used_ns
+        if until_ns - now_ns >= horizon_ns:
+            break
+        if floor > 0:
+            waiting.append(principal)
+        closes = not waiting
+        if closes:
+            for other in everybody:
+                allowance_ns[id(other)] += other.allotment_ns
+            waiting = [p for p in everybody if allowance_ns[id(p)] > threshold_ns(p)]
+            if not waiting:
+                break
+        principal = waiting.pop(0)
+        floor = floor_ns(principal, allowance_ns[id(principal)])
+        if principal is plan[-1].principal:
+            break
+        begin_ns = until_ns
+        until_ns += (allowance_ns[id(principal)] - floor) // cores + lead_ns
+    if len(plan) < 2:
+        return []
+    last = plan[-1]
+    last_turn = last.turn._replace(until_ns=last.turn.until_ns + aim_ns)
+    plan[-1] = PlannedTurn(last_turn, last.principal, last.floor_ns, last.closes)
+    return plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
@@ -23,6 +24,11 @@ class Step(NamedTuple):
     next_wake_ns: int
     closed: tuple[CycleRecord, ...]
     gone: tuple[str, ...]
+
+
+_Points = tuple[Group, Group | None, int, int]
+"""A switch of the plan: whose turn ends, whose begins (None: that is to be decided), the least consumption of the
+former by then, and when the turn that begins ends."""
 
 
 @dataclass(slots=True)
@@ -44,7 +50,8 @@ class Engine:
     _switches: list[Switch] = field(default_factory=list)  # of the plan, carried out and not yet told to the core
     _failed: bool = False  # the turn that goes on does not use what it was expected to
     _switch_ns: int = 0  # when the next one is due
-    _breath_ns: int | None = None  # when the governor must be asked at the latest
+    _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
+    _next: _Points = field(init=False)
     _closed: tuple[CycleRecord, ...] = ()  # ended by switches, not yet reported
 
     def __post_init__(self) -> None:
@@ -152,9 +159,9 @@ class Engine:
         if self._closed:
             closed = (*self.settle(), *closed)
         if decision.plan and not gone:
-            self._plan = decision.plan
-            self._switch_ns = wake_ns
-            self._breath_ns = breath_ns
+            self._lay_track(decision.plan)
+        if self._plan:
+            return Step(self._switch_ns, closed, gone)
         if breath_ns is not None and breath_ns < wake_ns:
             wake_ns = breath_ns
         return Step(wake_ns, closed, gone)
@@ -164,29 +171,38 @@ class Engine:
 
         Does as little as it can: after the work of others has been in the caches, every line counts.
         """
-        breath_ns = self._breath_ns
-        if now_ns < self._switch_ns or (breath_ns is not None and now_ns >= breath_ns):
+        group, following, least_cpu_ns, until_ns = self._next
+        if following is None or now_ns < self._switch_ns:
             return None
-        plan, switches = self._plan, self._switches
-        at = len(switches)
-        if at + 1 >= len(plan):
-            return None
-        name, _, least_cpu_ns = plan[at]
-        following, until_ns, _ = plan[at + 1]
-        group = self._groups[name]
         try:
-            cpu_ns = group.read(observe=False).cpu_ns
+            cpu_ns = group.cpu_ns()
             if cpu_ns < least_cpu_ns:
                 self._failed = True
                 return None
-            if following != name:
-                self._groups[following].resume()
+            if following is not group:
+                following.resume()
                 group.pause()
         except FailedError:
             return None  # the decision that follows tries the same again, and deals with the refusal
+        switches = self._switches
         switches.append(Switch(now_ns, cpu_ns))
+        self._next = self._track[len(switches)]
         self._switch_ns = until_ns
-        return until_ns if breath_ns is None or until_ns < breath_ns else breath_ns
+        return until_ns
+
+    def _lay_track(self, plan: tuple[Turn, ...]) -> None:
+        """Prepare the switches of ``plan`` that come before a breath is due."""
+        groups = self._groups
+        breath_ns = self._governor.reach_ns(plan)
+        track: list[_Points] = []
+        for ending, following in pairwise(plan):
+            if breath_ns is not None and following.until_ns > breath_ns:
+                break
+            track.append((groups[ending.name], groups[following.name], ending.least_cpu_ns, following.until_ns))
+        if not track:
+            return
+        track.append((groups[plan[len(track)].name], None, 0, 0))
+        self._plan, self._track, self._next, self._switch_ns = plan, track, track[0], plan[0].until_ns
 
     def _catch_up(self, *, failed: bool = False) -> None:
         """Tell core and governor of the switches that were carried out, and drop what is left of the plan."""

@@ -45,14 +45,17 @@ class Recorder:
 
     name: str
     acts: list[str]
-    cpu_ns: int = 0
+    used_ns: int = 0
     wait_ns: int | None = None
     refusal: Exception | None = None
     mechanism: str = "signal"
     closed: int = field(default=0)
 
     def read(self, *, observe: bool = True) -> Reading:
-        return Reading(self.cpu_ns, self.wait_ns if observe else None, False if observe else None)
+        return Reading(self.used_ns, self.wait_ns if observe else None, False if observe else None)
+
+    def cpu_ns(self) -> int:
+        return self.used_ns
 
     def pause(self) -> None:
         if self.refusal is not None:
@@ -85,9 +88,9 @@ class TestControl:
         for group in (first, second):
             engine.put(PrincipalSpec(group.name, 1.0), 0, group)
         engine.step(0)
-        first.cpu_ns = 15 * NS_PER_MS
+        first.used_ns = 15 * NS_PER_MS
         engine.step(10 * NS_PER_MS)
-        second.cpu_ns = 22 * NS_PER_MS
+        second.used_ns = 22 * NS_PER_MS
         engine.step(20 * NS_PER_MS)  # the cycle ends; second is overdrawn, first has 5 ms again
         assert acts == ["pause first", "resume first", "pause second"]
 
@@ -188,7 +191,7 @@ class TestWatching:
         engine.put(PrincipalSpec("watched", 1.0), 0, watched, observe=True)
         run_engine(engine, host, NS_PER_S)
         assert watched.pauses == 0
-        assert engine.readings()["watched"].cpu_ns == watched.cpu_ns > 0
+        assert engine.readings()["watched"].cpu_ns == watched.used_ns > 0
         engine.remove("watched", host.now_ns())
         assert "watched" not in engine.names()
 
@@ -219,14 +222,14 @@ class TestRefusals:
         for group in (stubborn, other):
             engine.put(PrincipalSpec(group.name, 1.0), 0, group)
         engine.step(0)
-        stubborn.cpu_ns = 10 * NS_PER_MS
+        stubborn.used_ns = 10 * NS_PER_MS
         step = engine.step(10 * NS_PER_MS)
         assert step.gone == ()
         assert engine.problems == {"stubborn": str(refusal)}
         assert "stubborn" in engine.names()
         # Once it is permitted again, the note goes.
         stubborn.refusal = None
-        other.cpu_ns = 10 * NS_PER_MS
+        other.used_ns = 10 * NS_PER_MS
         engine.step(20 * NS_PER_MS)
         assert engine.problems == {}
 
@@ -236,7 +239,7 @@ class TestRefusals:
         engine.put(PrincipalSpec("stubborn", 1.0), 0, stubborn)
         engine.put(PrincipalSpec("other", 1.0), 0, Recorder("other", []))
         engine.step(0)
-        stubborn.cpu_ns = 10 * NS_PER_MS
+        stubborn.used_ns = 10 * NS_PER_MS
         engine.step(10 * NS_PER_MS)
         assert engine.problems
         engine.remove("stubborn", 10 * NS_PER_MS)

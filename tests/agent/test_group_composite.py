@@ -25,6 +25,9 @@ class Part:
     def read(self, *, observe: bool = True) -> Reading:
         return self.reading
 
+    def cpu_ns(self) -> int:
+        return self.reading.cpu_ns
+
     def pause(self) -> None:
         if self.refuses:
             raise MechanismError("refused")

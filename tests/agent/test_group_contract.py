@@ -223,7 +223,7 @@ class TestGroup:
         subject.group.pause()
         at_rest_ns = settled_cpu_ns(subject)
         subject.let_time_pass()
-        assert subject.group.read().cpu_ns == at_rest_ns
+        assert subject.group.read().cpu_ns == subject.group.cpu_ns() == at_rest_ns
         assert subject.held()
 
     def test_a_resumed_group_goes_on(self, subject: Subject) -> None:

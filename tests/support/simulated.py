@@ -36,8 +36,8 @@ class WatchedCore:
         closed = self.core.follow(switches, failed=failed)
         for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
             same = ended.name == begun.name
-            change = ((), ()) if same else ((ended.name,), (begun.name,))
-            self.decisions.append((switch.now_ns, Decision(*change, begun.until_ns)))
+            ineligible, eligible = ((), ()) if same else ((ended.name,), (begun.name,))
+            self.decisions.append((switch.now_ns, Decision(ineligible, eligible, begun.until_ns)))
         return closed
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
@@ -109,11 +109,11 @@ class Alps:
 
     def mark(self) -> None:
         """Fractions count from now on."""
-        self._base_ns = {name: group.cpu_ns for name, group in self.groups.items()}
+        self._base_ns = {name: group.used_ns for name, group in self.groups.items()}
 
     def used_ns(self) -> dict[str, int]:
         """CPU time since the last mark."""
-        return {name: group.cpu_ns - self._base_ns.get(name, 0) for name, group in self.groups.items()}
+        return {name: group.used_ns - self._base_ns.get(name, 0) for name, group in self.groups.items()}
 
     def fractions(self, names: Sequence[str] | None = None) -> dict[str, float]:
         """How the CPU time since the last mark was split among ``names`` (all of them)."""

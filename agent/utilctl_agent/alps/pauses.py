@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from utilctl_agent.alps.model import Decision
+from utilctl_agent.alps.model import Decision, Turn
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 BREATH_NS: Final = 2 * NS_PER_MS
@@ -71,6 +71,21 @@ class PauseGovernor:
     def tick(self, now_ns: int) -> Switches:
         """Begin and end the breaths that are due."""
         return self._breathe(now_ns, [], [])
+
+    def reach_ns(self, plan: Sequence[Turn]) -> int | None:
+        """How far ``plan`` may be carried out before a breath is due; None: to its end."""
+        if self._breath_until_ns:
+            return self.now_ns
+        longest_ns = self.settings.max_pause_ns - self.settings.margin_ns
+        since_ns = dict(self._paused_since_ns)
+        for at, turn in enumerate(plan):
+            due_ns = next(iter(since_ns.values()), turn.until_ns) + longest_ns
+            if due_ns < turn.until_ns:
+                return due_ns
+            if at + 1 < len(plan) and plan[at + 1].name != turn.name:
+                since_ns.pop(plan[at + 1].name, None)
+                since_ns[turn.name] = turn.until_ns
+        return None
 
     def switch(self, paused: str, resumed: str, now_ns: int) -> None:
         """A planned switch was carried out at ``now_ns``, before any breath was due."""

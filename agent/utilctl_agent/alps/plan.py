@@ -15,7 +15,7 @@ from utilctl_agent.alps.model import Turn
 from utilctl_agent.alps.principal import Principal
 from utilctl_common.quantities import NS_PER_MS
 
-HORIZON_NS: Final = 300 * NS_PER_MS
+HORIZON_NS: Final = 1000 * NS_PER_MS
 """How far ahead turns are planned, in whole turns. Arbitrary: longer saves little, and errors are only corrected, and
 cycles only reported, when the plan is over."""
 FULL_USE: Final = 0.9

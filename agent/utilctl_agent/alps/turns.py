@@ -35,7 +35,7 @@ MIN_TURN_NS: Final = 1_000_000
 """Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
-ROUND_NS: Final = 700_000_000
+ROUND_NS: Final = 880_000_000
 """Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25

@@ -108,11 +108,10 @@ class CgroupGroup:
 
     def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group. ``wait_ns`` and ``blocked`` are known every PRESSURE_EVERY_NS."""
+        cpu_ns = self.cpu_ns()
+        if not observe:
+            return Reading(cpu_ns)
         try:
-            stat = os.pread(self._stat, 64, 0)
-            cpu_ns = int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
-            if not observe:
-                return Reading(cpu_ns)
             wait_ns: int | None = None
             blocked: bool | None = None
             now_ns = time.monotonic_ns()
@@ -125,6 +124,14 @@ class CgroupGroup:
         except OSError as error:
             raise self._translated(error) from None
         return Reading(cpu_ns, wait_ns, blocked)
+
+    def cpu_ns(self) -> int:
+        """See host.port.Group."""
+        try:
+            stat = os.pread(self._stat, 64, 0)
+            return int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
+        except OSError as error:
+            raise self._translated(error) from None
 
     def _blocked(self, now_ns: int) -> bool | None:
         """Whether none of the members is ready or running; None if there are too many to look at."""

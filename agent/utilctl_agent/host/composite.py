@@ -53,6 +53,10 @@ class CompositeGroup:
         blocked = False if False in blocks else (None if None in blocks else True)
         return Reading(cpu_ns, None, blocked)
 
+    def cpu_ns(self) -> int:
+        """See host.port.Group."""
+        return self.read(observe=False).cpu_ns
+
     def pause(self) -> None:
         """See host.port.Group. Parts stopped by others stay as they are; if a part refuses, all are resumed."""
         foreign: ForeignStopError | None = None

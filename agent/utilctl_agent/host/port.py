@@ -47,6 +47,10 @@ class Group(Protocol):
         """
         ...
 
+    def cpu_ns(self) -> int:
+        """``read().cpu_ns`` at the least cost. Raises GroupGoneError."""
+        ...
+
     def pause(self) -> None:
         """Stop every process of the group. Idempotent.
 

@@ -150,6 +150,11 @@ class ProcessGroup:
 
     def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group. CPU time counts from each member's joining."""
+        cpu_ns = self.cpu_ns()
+        return self._with_waiting(cpu_ns) if observe else Reading(cpu_ns)
+
+    def cpu_ns(self) -> int:
+        """See host.port.Group."""
         total_ns = self._past_ns
         gone: list[ProcessId] = []
         for process, member in self._members.items():
@@ -165,7 +170,7 @@ class ProcessGroup:
             self._drop(process)
         if not self._members and not self._keep_empty:
             raise GroupGoneError("all its processes have ended")
-        return self._with_waiting(total_ns) if observe else Reading(total_ns)
+        return total_ns
 
     def _with_waiting(self, cpu_ns: int) -> Reading:
         try:

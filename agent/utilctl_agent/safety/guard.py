@@ -158,11 +158,10 @@ class Guard:
         return 0
 
     def _hung(self, now_ns: int) -> bool:
-        if not self._journal.any_in_force():
+        oldest_ns = self._journal.oldest_ns()
+        if oldest_ns is None:
             return False
-        if now_ns - self._journal.heartbeat_ns() > HANG_NS:
-            return True
-        return any(now_ns - pause.since_ns > self._overdue_ns for _, pause in self._journal.in_force())
+        return now_ns - self._journal.heartbeat_ns() > HANG_NS or now_ns - oldest_ns > self._overdue_ns
 
     def _end_children(self) -> None:
         """Stop what still runs; at the end nothing is paused."""

@@ -162,6 +162,17 @@ class Journal:
         """Whether any pause is in force. Cheap."""
         return self._map.find(b"\x01", self._flags_at, self._since_at) >= 0
 
+    def oldest_ns(self) -> int | None:
+        """Since when the oldest pause is in force; None if there is none. Cheaper than ``in_force``."""
+        oldest_ns: int | None = None
+        at = self._map.find(b"\x01", self._flags_at, self._since_at)
+        while at >= 0:
+            (since_ns,) = _SINCE.unpack_from(self._map, self._since_at + 8 * (at - self._flags_at))
+            if oldest_ns is None or since_ns < oldest_ns:
+                oldest_ns = since_ns
+            at = self._map.find(b"\x01", at + 1, self._since_at)
+        return oldest_ns
+
     def in_force(self) -> list[tuple[int, Pause]]:
         """Every pause in force with its slot."""
         pauses: list[tuple[int, Pause]] = []

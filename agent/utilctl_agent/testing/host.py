@@ -59,17 +59,22 @@ class SimulatedGroup:
         return "freezer"
 
     @property
-    def cpu_ns(self) -> int:
+    def used_ns(self) -> int:
         """CPU time of all its processes, ended ones included."""
         return sum(process.cpu_ns for process in self.processes)
+
+    def cpu_ns(self) -> int:
+        """See host.port.Group."""
+        self._check()
+        return self.used_ns
 
     def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group."""
         self._check()
         if not observe:
-            return Reading(self.cpu_ns)
+            return Reading(self.used_ns)
         alive = [p for p in self.processes if p.state != "ended"]
-        return Reading(self.cpu_ns, self.wait_ns, all(p.state == "asleep" for p in alive))
+        return Reading(self.used_ns, self.wait_ns, all(p.state == "asleep" for p in alive))
 
     def pause(self) -> None:
         """See host.port.Group."""

@@ -40,4 +40,5 @@ def run_engine(
         step = engine.step(host.now_ns())
         log.cycles.extend(step.closed)
         host.advance_to(min(max(step.next_wake_ns + latency_ns, host.now_ns() + 1), until_ns))
+    log.cycles.extend(engine.settle())
     return log

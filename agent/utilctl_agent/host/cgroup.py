@@ -61,6 +61,8 @@ jiffies at HZ=250, one at HZ=100."""
 SAMPLED_MEMBERS: Final = 8
 """Processes whose state is looked at to tell whether the group is ready at this instant. Arbitrary: 3 us each."""
 MEMBERS_EVERY_NS: Final = NS_PER_S
+CLOCK_TOLERANCE_NS: Final = 200 * NS_PER_US
+"""By how much usage and CPU clock may drift apart, by rounding and by the time between the two readings."""
 
 
 class CgroupGroup:
@@ -88,6 +90,8 @@ class CgroupGroup:
         self._pressure_read_ns = 0
         self._members: list[bytes] = []
         self._members_read_ns = 0
+        self._clock: int | None = None  # the CPU clock of its only process
+        self._clock_base_ns = 0  # the cgroup's usage before that clock began to count
         with contextlib.suppress(OSError):
             self._pressure = self._open("cpu.pressure", os.O_RDONLY)
         try:
@@ -108,16 +112,21 @@ class CgroupGroup:
 
     def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group. ``wait_ns`` and ``blocked`` are known every PRESSURE_EVERY_NS."""
-        cpu_ns = self.cpu_ns()
+        cpu_ns = self._usage_ns()
+        if self._clock is not None:
+            self._check_clock(cpu_ns)
         if not observe:
             return Reading(cpu_ns)
         try:
             wait_ns: int | None = None
             blocked: bool | None = None
             now_ns = time.monotonic_ns()
+            if now_ns - self._members_read_ns >= MEMBERS_EVERY_NS:
+                self._members_read_ns = now_ns
+                self._read_members(cpu_ns)
             if now_ns - self._pressure_read_ns >= PRESSURE_EVERY_NS:
                 self._pressure_read_ns = now_ns
-                blocked = self._blocked(now_ns)
+                blocked = self._blocked()
                 if self._pressure is not None:
                     pressure = os.pread(self._pressure, 256, 0)
                     wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US  # "... full ... total=N"
@@ -126,18 +135,45 @@ class CgroupGroup:
         return Reading(cpu_ns, wait_ns, blocked)
 
     def cpu_ns(self) -> int:
-        """See host.port.Group."""
+        """See host.port.Group. Of a lone process by its CPU clock: once the caches are cold, a third of the cost."""
+        if self._clock is not None:
+            try:
+                return time.clock_gettime_ns(self._clock) + self._clock_base_ns
+            except OSError:
+                self._clock = None
+        return self._usage_ns()
+
+    def _check_clock(self, usage_ns: int) -> None:
+        """Align the clock of the lone process with the cgroup's usage; without it if somebody else used CPU time."""
+        assert self._clock is not None
+        try:
+            base_ns = usage_ns - time.clock_gettime_ns(self._clock)
+        except OSError:
+            self._clock = None
+            return
+        if abs(base_ns - self._clock_base_ns) > CLOCK_TOLERANCE_NS:
+            self._clock = None
+        self._clock_base_ns = base_ns
+
+    def _read_members(self, usage_ns: int) -> None:
+        self._members = (self.path / "cgroup.procs").read_bytes().split()
+        if len(self._members) != 1:
+            self._clock = None
+        elif self._clock is None:
+            with contextlib.suppress(OSError):
+                clock = (~int(self._members[0]) << 3) | 2  # its process CPU clock, clock_getcpuclockid(3)
+                self._clock_base_ns = usage_ns - time.clock_gettime_ns(clock)
+                self._clock = clock
+
+    def _usage_ns(self) -> int:
         try:
             stat = os.pread(self._stat, 64, 0)
             return int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
         except OSError as error:
             raise self._translated(error) from None
 
-    def _blocked(self, now_ns: int) -> bool | None:
+    def _blocked(self) -> bool | None:
         """Whether none of the members is ready or running; None if there are too many to look at."""
-        if now_ns - self._members_read_ns >= MEMBERS_EVERY_NS:
-            self._members_read_ns = now_ns
-            self._members = (self.path / "cgroup.procs").read_bytes().split()
         for pid in self._members[:SAMPLED_MEMBERS]:
             stat = read_stat(int(pid))
             if stat is not None and stat[0] == b"R":

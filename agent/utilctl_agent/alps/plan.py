@@ -7,7 +7,7 @@ decides, most of all because the interpreter's code for deciding has left the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,13 +45,16 @@ def plan_turns(
     longest_ns: int,
     floor_ns: Callable[[Principal, int], int],
     threshold_ns: Callable[[Principal], int],
+    together: Callable[[Iterable[tuple[Principal, int]]], Mapping[str, int]],
 ) -> list[PlannedTurn]:
     """The turn of ``current`` (until its ``due_ns``) and those that follow it, in order; empty if none can follow.
 
     queue: who comes after it in this cycle. everybody: the order of turns in the next cycles. lead_ns: time that a
-    turn takes beyond its allowance; aim_ns: how much later the last one is to end. longest_ns: a turn longer than this is divided.
+    turn takes beyond its allowance; aim_ns: how much later the last one is to end. longest_ns: a turn longer than
+    this is divided.
     floor_ns(principal, allowance): where a turn that begins with this allowance ends.
-    threshold_ns(principal): allowance below which there is no turn.
+    threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances): who shares
+    a turn with others, which ends the plan.
     """
     allowance_ns = {id(p): p.allowance_ns for p in everybody}
     waiting = list(queue)
@@ -79,6 +82,8 @@ def plan_turns(
             waiting = [p for p in everybody if allowance_ns[id(p)] > threshold_ns(p)]
             if not waiting:
                 break
+        if together((p, allowance_ns[id(p)]) for p in waiting):
+            break
         principal = waiting.pop(0)
         floor = floor_ns(principal, allowance_ns[id(principal)])
         if principal is plan[-1].principal:

@@ -55,6 +55,7 @@ class Principal:
     allotment_ns: int = 0
     allowance_ns: int = 0
     turn_floor_ns: int = 0  # allowance at which this turn ends: 0, or more if the cycle is long
+    together: bool = False  # it shares its turn with others
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0

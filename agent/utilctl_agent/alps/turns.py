@@ -11,6 +11,7 @@ model (allowances, cycles, errors carried over) and changes who is looked at, an
   What is left over is carried into the next cycle only as far as the principal was held back (paused by us, or ready
   and waiting); time in which it wanted nothing earns no credit. Overruns are carried as debts.
 - Nobody is paused while nobody else wants the CPU.
+- In long cycles those with much allowance left share the core by the kernel's fairness first (module ``together``).
 - In a cycle longer than ROUND_NS everybody gets several turns, so that nobody has to be let go before its time
   because it was paused for too long (module ``pauses``): that would cost small shares their accuracy.
 
@@ -20,7 +21,7 @@ hungry one is admitted beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from utilctl_agent.alps.allotment import allotments_ns
@@ -28,6 +29,7 @@ from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
+from utilctl_agent.alps.together import NEAR_NS, amounts_together, expected_ns, pace, sleep_together_ns
 
 DONE_NS: Final = 60_000
 """An allowance this small counts as used up. Arbitrary: about a wake-up latency; the rest is carried over."""
@@ -61,6 +63,8 @@ class TurnScheduler:
         self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
         self._total_ns = 0  # consumption of all, ever
         self._cycles = 0
+        self._together = False  # those in ``turn`` share the core
+        self._together_ns = 0  # when they were last read
         self._cycle_ns = 0  # CPU time allotted to all in a cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
@@ -119,6 +123,7 @@ class TurnScheduler:
         del self._at[principal.role][name]
         self._at[role][name] = principal
         principal.role = role
+        principal.together = False
         self._moved.append(principal)
 
     def _classified(self, principal: Principal) -> None:
@@ -186,9 +191,9 @@ class TurnScheduler:
     def _planned(self, now_ns: int) -> list[PlannedTurn]:
         """Turns ahead, if everybody who is active is trusted to want all the CPU there is; else nothing."""
         settings = self._settings
-        if settings.cores > 1 or len(self._turn) != 1 or self._caps or not (self._queue or self._spent):
+        if settings.cores > 1 or self._together or len(self._turn) != 1 or not (self._queue or self._spent):
             return []
-        if any(light.active for light in self._lights.values()) or self._shut:
+        if self._caps or self._shut or any(light.active for light in self._lights.values()):
             return []
         everybody = [p for p in self._principals.values() if p.hungry]
         enough_cores = settings.cores - 2 * FULL_TOLERANCE_CORES
@@ -208,6 +213,7 @@ class TurnScheduler:
             longest_ns=settings.max_sleep_ns,
             floor_ns=self._floor_ns,
             threshold_ns=self._threshold_ns,
+            together=self._amounts_together,
         )
 
     def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
@@ -245,6 +251,7 @@ class TurnScheduler:
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
         half_quantum_ns = self._settings.quantum_ns // 2
         concluded: list[tuple[Principal, Reading]] | None = None
+        together_ns = 0
         for name, reading in readings.items():
             principal = self._principals.get(name)
             if principal is None:
@@ -252,13 +259,17 @@ class TurnScheduler:
             cpu_ns, wait_ns, blocked = reading
             elapsed_ns = now_ns - principal.last_ns
             used_ns = self._charge(principal, now_ns, cpu_ns)
-            if principal.role == "turn":
+            if principal.together:
+                together_ns += used_ns
+            elif principal.role == "turn":
                 if used_ns < IDLING * principal.rate_cores * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
                     self._learn(elapsed_ns - used_ns, planned=False)
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
+        if self._together and self._used_together(now_ns, together_ns) and concluded:
+            concluded = [entry for entry in concluded if not entry[0].together]
         for principal, reading in concluded or ():
             changed = observe(
                 principal, reading, self._settings, everybody_used_ns=self._total_ns, cycle_ns=self._cycle_ns
@@ -267,6 +278,18 @@ class TurnScheduler:
                 self._classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
+
+    def _used_together(self, now_ns: int, used_ns: int) -> bool:
+        """Those who share the core are hungry as long as they use all of it; if not, each is observed."""
+        full = used_ns >= IDLING * (now_ns - self._together_ns)
+        self._together_ns = now_ns
+        for principal in self._turn.values():
+            if not full:
+                principal.observe_at_ns = 0
+            else:
+                principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+                principal.observe_at_ns = now_ns + LOOK_NS
+        return full
 
     def _charge(self, principal: Principal, now_ns: int, cpu_ns: int) -> int:
         """Account for what ``principal`` has consumed since it was last read; returns how much that is."""
@@ -306,7 +329,12 @@ class TurnScheduler:
 
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
-        for principal in [p for p in self._turn.values() if p.allowance_ns <= p.turn_floor_ns + DONE_NS]:
+        if self._together:
+            threads = pace(self._turn.values())
+            over = [p for p in self._turn.values() if expected_ns(p, threads) <= NEAR_NS]
+        else:
+            over = [p for p in self._turn.values() if p.allowance_ns <= p.turn_floor_ns + DONE_NS]
+        for principal in over:
             self._move(principal, "spent" if principal.allowance_ns <= DONE_NS else "queue")
         exhausted = [p for p in self._lights.values() if p.allowance_ns <= DONE_NS] if self._lights else []
         if self._turn and not exhausted and not self._moved and self._cores == 1:
@@ -315,22 +343,33 @@ class TurnScheduler:
             return self._close_idle(now_ns) if exhausted or self._shut else ()
         for principal in exhausted:
             self._move(principal, "shut")
-        load = self._admit()
+        load = self._admit(now_ns)
         # On one core a hungry principal with allowance leaves nothing idle, however little of the core is left to it.
         full = self._turn and (self._cores == 1 or load >= self._cores - FULL_TOLERANCE_CORES)
         closed: tuple[CycleRecord, ...] = ()
         if not full and (self._spent or self._shut):
             closed = self._close(now_ns)
-            self._admit()
+            self._admit(now_ns)
         if self._queue or self._spent or self._shut:
             self._held_back = True
         return closed
 
-    def _admit(self) -> float:
+    def _admit(self, now_ns: int) -> float:
         """Begin turns until the cores are full; returns the cores in use."""
         load = 0.0
         for principal in self._turn.values():
             load += principal.rate_cores
+        if not self._turn and self._cores == 1:
+            for name, amount_ns in self._amounts_together(
+                [(p, p.allowance_ns) for p in self._queue.values() if p.streak >= TRUSTED]
+            ).items():
+                member = self._queue[name]
+                self._move(member, "turn")
+                member.turn_floor_ns = member.allowance_ns - amount_ns
+                member.together = True
+                self._together_ns = now_ns
+                load += member.rate_cores
+            self._together = bool(self._turn)
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
@@ -338,12 +377,19 @@ class TurnScheduler:
             load += principal.rate_cores
         return load
 
+    def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
+        if self._cycle_ns < 2 * ROUND_NS or self._caps or self._lights:
+            return {}
+        return amounts_together(candidates, cycle_ns=self._cycle_ns, round_ns=ROUND_NS)
+
     def _floor_ns(self, principal: Principal, allowance_ns: int) -> int:
         """The allowance at which a turn that begins with ``allowance_ns`` ends."""
-        rounds = self._cycle_ns / (ROUND_NS * self._cores)
+        rounds = -(-self._cycle_ns // (ROUND_NS * self._cores))
         if rounds <= 1:
             return 0
-        return max(0, allowance_ns - max(MIN_TURN_NS, round(principal.allotment_ns / rounds)))
+        portion_ns = max(MIN_TURN_NS, principal.allotment_ns // rounds)
+        floor_ns = allowance_ns - portion_ns
+        return floor_ns if floor_ns > portion_ns // 2 else 0  # a small rest is not worth a turn of its own
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
@@ -413,6 +459,8 @@ class TurnScheduler:
         settings = self._settings
         contended = bool(self._queue or self._spent or self._shut)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
+        if self._together and self._turn:
+            return sleep_together_ns(self._turn, self._settings.max_sleep_ns)
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:

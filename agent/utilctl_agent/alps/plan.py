@@ -40,6 +40,7 @@ def plan_turns(
     now_ns: int,
     cores: int,
     lead_ns: int,
+    slack_ns: int,
     aim_ns: int,
     horizon_ns: int,
     longest_ns: int,
@@ -50,8 +51,8 @@ def plan_turns(
     """The turn of ``current`` (until its ``due_ns``) and those that follow it, in order; empty if none can follow.
 
     queue: who comes after it in this cycle. everybody: the order of turns in the next cycles. lead_ns: time that a
-    turn takes beyond its allowance; aim_ns: how much later the last one is to end. longest_ns: a turn longer than
-    this is divided.
+    turn takes beyond its allowance. slack_ns: how much less than expected may have been used of a turn. aim_ns: how
+    much later the last one is to end. longest_ns: a turn longer than this is divided.
     floor_ns(principal, allowance): where a turn that begins with this allowance ends.
     threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances): who shares
     a turn with others, which ends the plan.
@@ -67,7 +68,7 @@ def plan_turns(
         pieces = max(1, -(-(until_ns - begin_ns) // longest_ns))
         for piece in range(1, pieces + 1):
             end_ns = begin_ns + (until_ns - begin_ns) * piece // pieces
-            least_ns[key] = least_ns.get(key, principal.last_cpu_ns) + int(FULL_USE * used_ns / pieces)
+            least_ns[key] = least_ns.get(key, principal.last_cpu_ns) + int(FULL_USE * used_ns / pieces) - slack_ns
             plan.append(PlannedTurn(Turn(principal.spec.name, end_ns, least_ns[key]), principal, floor, closes))
             closes = False
         allowance_ns[key] -= used_ns

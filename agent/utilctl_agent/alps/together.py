@@ -19,6 +19,8 @@ LEAST_NS: Final = 12 * NS_PER_MS
 """Amounts smaller than this are left to exact turns: the kernel's fairness is a matter of slices of some 3 ms."""
 NEAR_NS: Final = 40 * NS_PER_MS
 """Members expected to be done within this time end together. Arbitrary: half of the longest sleep."""
+MANY: Final = 64
+"""Fewer with very different amounts are better served by exact turns: as many wake-ups, and cheaper ones."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
 """The more members, the rarer all of them are read: this much time for each."""
 LOOK_MOST_NS: Final = 5_000 * NS_PER_MS
@@ -42,6 +44,8 @@ def amounts_together(candidates: Iterable[tuple[Principal, int]], *, cycle_ns: i
         total_ns = sum(amount_ns for _, amount_ns, _ in members)
         spread_ns = total_ns - members[0][0] * sum(p.spec.parallelism for _, _, p in members)
         fraction = min(1.0, round_ns / spread_ns) if spread_ns > 0 else 1.0
+        if fraction < 1.0 and len(members) < MANY:
+            return {}
         if fraction * members[0][1] >= LEAST_NS:
             return {p.spec.name: int(fraction * amount_ns) for _, amount_ns, p in members}
     return {}

@@ -208,6 +208,7 @@ class TurnScheduler:
             now_ns=now_ns,
             cores=settings.cores,
             lead_ns=self._planned_lead_ns,
+            slack_ns=MAX_LEAD_NS,
             aim_ns=LEAD_AIM_NS,
             horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
             longest_ns=settings.max_sleep_ns,
@@ -262,7 +263,7 @@ class TurnScheduler:
             if principal.together:
                 together_ns += used_ns
             elif principal.role == "turn":
-                if used_ns < IDLING * principal.rate_cores * elapsed_ns and elapsed_ns >= MIN_TURN_NS:
+                if used_ns + MAX_LEAD_NS < IDLING * principal.rate_cores * elapsed_ns:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
                     self._learn(elapsed_ns - used_ns, planned=False)

@@ -1,45 +1,78 @@
-"""``make bench``: run the experiments one after the other, keep JSON and PNG.
+"""``make bench``: run the experiments one after the other, keep JSON and PNG, and bring the page up to date.
 
-usage: python -m bench.run [--quick] [--only NAME ...] [--out DIR]
+usage: python -m bench.run [--quick] [--only NAME ...] [--case GLOB] [--merge] [--list] [--out DIR]
+
+Results are written after every case, so that a run that is interrupted keeps what it has. ``--case`` with ``--merge``
+repeats some rows and keeps the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
+from bench import page, recorder
 from bench.harness import machine
 
-EXPERIMENTS = {"accuracy": "bench.accuracy"}
-"""Name of the result and module with ``run(quick=...)`` and ``plot(results, path)``."""
+EXPERIMENTS = {"accuracy": "A1, A2"}
+"""Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
+``cases(quick=...)``, rows by name, and ``plot(results, path)``."""
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text())["results"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return loaded
+
+
+def _run(name: str, options: argparse.Namespace) -> None:
+    module = importlib.import_module(f"bench.{name}")
+    cases = {k: v for k, v in module.cases(quick=options.quick).items() if fnmatch.fnmatch(k, options.case)}
+    if options.list:
+        print(name, *cases, sep="\n  ")
+        return
+    target = options.out / f"{name}.json"
+    results = _load(target) if options.merge else {}
+    about = {"experiment": name, "machine": machine(), "recorder": recorder.refusal() or "perf_event context switches"}
+    print(name, flush=True)
+    for case, measure in cases.items():
+        started, load = time.time(), os.getloadavg()[0]
+        row = measure()
+        duration_s = round(time.time() - started, 1)
+        run = {"quick": options.quick, "started_unix_s": round(started), "duration_s": duration_s, "load_before": load}
+        results[case] = {**row, "run": run}
+        target.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        print(f"  {case} ({duration_s:g} s)", flush=True)
+        module.plot(results, options.out / f"{name}.png")
 
 
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer settings, shorter runs")
-    parser.add_argument("--only", nargs="*", choices=sorted(EXPERIMENTS), default=sorted(EXPERIMENTS))
+    parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
+    parser.add_argument("--case", default="*", metavar="GLOB", help="only rows whose name matches")
+    parser.add_argument("--merge", action="store_true", help="keep the other rows of an earlier run")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and measure nothing")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        print(name, flush=True)
-        module = importlib.import_module(EXPERIMENTS[name])
-        started = time.time()
-        results = module.run(quick=options.quick)
-        document = {
-            "experiment": name,
-            "quick": options.quick,
-            "started_unix_s": round(started),
-            "duration_s": round(time.time() - started, 1),
-            "machine": machine(),
-            "results": results,
-        }
-        (options.out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        module.plot(results, options.out / f"{name}.png")
+        try:
+            _run(name, options)
+        except KeyboardInterrupt:
+            print("interrupted; rows measured so far are kept", flush=True)
+            return 130
+    if not options.list:
+        page.write(options.out)
     return 0
 
 

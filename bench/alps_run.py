@@ -9,13 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from bench import recorder
-from bench.harness import end, environment, kernel_shares, kill_ours, other_cpu, test_cpu
+from bench.harness import end, environment, kernel_shares, new_mark, other_cpu, sweep, test_cpu
 from bench.metrics import mean_error_pct, rounded, sums, worst_deviation_pct
 from bench.recorder import Recorder
 from bench.recording import Recording
@@ -44,6 +44,11 @@ class AlpsResult:
     logged_ns: list[tuple[int, ...]]
     roots: list[tuple[int, ...]]  # by principal, the processes it began with
     cli_pid: int
+
+    def since(self, start_ns: int) -> AlpsResult:
+        """Without what happened before ``start_ns``; the first cycle that ends after it only marks the beginning."""
+        kept = [index for index, end_ns in enumerate(self.ends_ns) if end_ns >= start_ns]
+        return replace(self, ends_ns=[self.ends_ns[i] for i in kept], logged_ns=[self.logged_ns[i] for i in kept])
 
     def recorded_ns(self, recording: Recording) -> list[tuple[int, ...]]:
         """What the recorder saw each principal consume between the ends of the logged cycles."""
@@ -91,6 +96,7 @@ class AlpsProcess:
     duration_s: float | None = None
     cpus: str = ""  # default: the CPU under test
     options: Sequence[str] = ()
+    _mark: str = field(init=False, default_factory=new_mark)
     _folder: tempfile.TemporaryDirectory[str] = field(init=False)
     _process: subprocess.Popen[str] | None = field(init=False, default=None)
 
@@ -113,7 +119,12 @@ class AlpsProcess:
                 argv += ["--run", f"{principal.share:g}:{mark}; {principal.command}"]
         # A session of its own: Ctrl-C reaches it through us, once, and never halfway into its clean-up.
         self._process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(self._mark),
+            start_new_session=True,
         )
         return self
 
@@ -152,11 +163,10 @@ class AlpsProcess:
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
-        started = [index for index, principal in enumerate(self.principals) if principal.command]
-        left = kill_ours([pid for index in started for pid in self._roots(index)])
+        left = sweep(self._mark)
         self._folder.cleanup()
         if left and kind is None:
-            raise RuntimeError(f"utilctl alps left {left} of its workloads running; they were killed")
+            raise RuntimeError(f"utilctl alps left {left} processes running; they were killed")
 
     def _file(self, name: str) -> Path:
         return Path(self._folder.name, name)

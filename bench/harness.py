@@ -20,15 +20,15 @@ Case = Callable[[], dict[str, Any]]
 
 SPIN = f"exec {sys.executable} -S -c 'while True: pass'"
 """A compute-bound process."""
+WORKLOADS: Final = Path(__file__).parent / "workloads"
 SHELL_SPIN = "while :; do :; done"
 """The same, cheap to start and small: for experiments with hundreds of them."""
 CPU_SHARES_PER_SHARE = 64
 """Kernel cpu.shares for one share; between the kernel's bounds of 2 and 262144 for shares up to 4096."""
 CPU_CONTROLLER: Final = Path("/sys/fs/cgroup/cpu")
 """The version 1 cpu controller, as containers and hybrid hosts mount it."""
-TOKEN_NAME: Final = "UTILCTL_BENCH"
-TOKEN: Final = uuid.uuid4().hex
-"""In the environment of everything that this process starts, so that what is left can be told from other processes."""
+MARK_NAME: Final = "UTILCTL_BENCH"
+"""In the environment of everything that an experiment starts, so that what is left can be told from other work."""
 END_S: Final = 15.0
 """How long a program has to end by itself before it is killed."""
 
@@ -64,17 +64,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, str]:
-    """For processes that an experiment starts: marked as ours."""
-    return {**os.environ, TOKEN_NAME: TOKEN}
+def environment(mark: str) -> dict[str, str]:
+    """For processes that an experiment starts: marked, so that ``sweep`` finds what is left of them."""
+    return {**os.environ, MARK_NAME: mark}
 
 
-def is_ours(pid: int) -> bool:
-    """Whether a running process was started, directly or not, by this run of the benchmarks."""
-    try:
-        return f"{TOKEN_NAME}={TOKEN}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+def new_mark() -> str:
+    """A mark that no other process on this machine carries."""
+    return uuid.uuid4().hex
 
 
 def end(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> None:
@@ -88,13 +85,16 @@ def end(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> None:
             process.wait()
 
 
-def kill_ours(pids: Sequence[int]) -> int:
-    """Kill those of ``pids`` that still run and are ours; returns how many: 0 when everything ended as it should."""
-    left = [pid for pid in pids if is_ours(pid)]
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(left)
+def sweep(mark: str) -> int:
+    """Kill what still runs of the processes with this mark; returns how many: 0 if everything ended as it should."""
+    wanted = f"{MARK_NAME}={mark}".encode()
+    left = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+                left += 1
+    return left
 
 
 @contextlib.contextmanager
@@ -112,6 +112,25 @@ def cpu_share_groups(shares: Sequence[float | None], root: Path = CPU_CONTROLLER
         yield folders[1:]
     finally:
         remove_groups(folders)
+
+
+def unified_root() -> Path | None:
+    """Where cgroup version 2 is mounted; None if it is not, or not ours to use."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, folder, kind, *_ = line.split()
+        if kind == "cgroup2" and os.access(folder, os.W_OK):
+            return Path(folder)
+    return None
+
+
+@contextlib.contextmanager
+def unified_groups(count: int) -> Iterator[list[Path]]:
+    """Cgroups (version 2), as a container runtime would have made them; they go away afterwards."""
+    root = unified_root()
+    if root is None:
+        raise RuntimeError("cgroup version 2 is not mounted, or not writable here")
+    with cpu_share_groups([None] * count, root) as folders:
+        yield folders
 
 
 def remove_groups(folders: Sequence[Path]) -> None:
@@ -135,6 +154,11 @@ def kernel_shares(shares: Sequence[float], command: str = SPIN) -> Iterator[list
     """Shell commands that run ``command`` in cgroups with these kernel cpu.shares."""
     with cpu_share_groups(shares) as folders:
         yield [f"echo $$ > {folder}/cgroup.procs; {command}" for folder in folders]
+
+
+def workload(name: str, *arguments: object) -> str:
+    """The shell command for a program in ``bench/workloads``."""
+    return " ".join(["exec", sys.executable, "-S", str(WORKLOADS / f"{name}.py"), *map(str, arguments)])
 
 
 def has_kernel_shares() -> bool:

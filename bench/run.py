@@ -20,7 +20,16 @@ from typing import Any
 from bench import page, recorder
 from bench.harness import machine
 
-EXPERIMENTS = {"accuracy": "A1, A2"}
+EXPERIMENTS = {
+    "accuracy": "A1, A2",
+    "costs": "A3",
+    "blocking": "A4",
+    "independent": "A5",
+    "scale": "A6",
+    "web": "A7",
+    "multicore": "A8",
+    "idle": "idle agent",
+}
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""
 

@@ -30,27 +30,39 @@ START_S_PER_PROCESS: Final = 0.004
 RUN_S: Final = 20.0
 QUICK_RUN_S: Final = 4.0
 SIMULATED_CORES: Final = (4, 16, 64)
+QUANTUM_MS: Final = 10.0
+ROUND_MS: Final = 120.0
+"""A simulated cycle lasts this long when all CPUs are busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Services with shares and numbers of processes; ``due`` is the split that the CPUs can deliver."""
+    """Services with shares and numbers of processes; ``due`` is the split that the CPUs can deliver.
+
+    A cycle is the sum of shares times the quantum, in CPU time of all CPUs together, or ``cycle_ms`` where the
+    scheduler is called directly.
+    """
 
     shares: tuple[float, ...]
     processes: tuple[int, ...]
     quantum_ms: float
     due: tuple[float, ...]
+    cycle_ms: float | None = None
+
+
+def infeasible_due(cores: int) -> tuple[float, float, float]:
+    """What ``cores`` CPUs can deliver of shares 90 : 5 : 5 where the first has one thread and the others many."""
+    single = min(0.9, 1 / cores)
+    return single, (1 - single) / 2, (1 - single) / 2
 
 
 def scenarios(cores: int) -> dict[str, Scenario]:
-    """On ``cores`` CPUs. A cycle is the sum of shares times the quantum, in CPU time of all CPUs together."""
-    single = min(0.9, 1 / cores)  # what one thread with 90 % of the shares can use
-    rest = (1 - single) / 2
+    """For the real CPUs."""
     return {
         "3 x 100 processes, cycle of 120 ms": Scenario((1, 2, 3), (100,) * 3, 20, (1, 2, 3)),
         "3 x 100 processes, cycle of 240 ms": Scenario((1, 2, 3), (100,) * 3, 40, (1, 2, 3)),
         "2 x 1000 processes": Scenario((1, 2), (1000,) * 2, 40, (1, 2)),
-        "infeasible share": Scenario((90, 5, 5), (1, 2 * cores, 2 * cores), 2, (single, rest, rest)),
+        "infeasible share": Scenario((90, 5, 5), (1, 2 * cores, 2 * cores), 2, infeasible_due(cores)),
     }
 
 
@@ -62,9 +74,10 @@ def cases(*, quick: bool) -> dict[str, Case]:
         for name, scenario in real.items()
     }
     for cores in SIMULATED_CORES:
-        infeasible = scenarios(cores)["infeasible share"]
+        sizes = (1, 2 * cores, 2 * cores)
+        infeasible = Scenario((90, 5, 5), sizes, QUANTUM_MS, infeasible_due(cores), ROUND_MS * cores)
         found[f"infeasible share, {cores} simulated CPUs"] = partial(simulated, infeasible, cores, quick)
-        many = Scenario((1, 2, 3), (2 * cores,) * 3, 20 * cores, (1, 2, 3))
+        many = Scenario((1, 2, 3), (2 * cores,) * 3, QUANTUM_MS, (1, 2, 3), ROUND_MS * cores)
         found[f"3 x {2 * cores} processes, {cores} simulated CPUs"] = partial(simulated, many, cores, quick)
     return found
 

@@ -13,12 +13,16 @@ import fnmatch
 import importlib
 import json
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from bench import page, recorder
 from bench.harness import machine
+from bench.recording import RecordsLostError
 
 EXPERIMENTS = {
     "accuracy": "A1, A2",
@@ -42,25 +46,39 @@ def _load(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _run(name: str, options: argparse.Namespace) -> None:
+def _run(name: str, options: argparse.Namespace) -> int:
+    """Measure an experiment's rows; returns how many failed."""
     module = importlib.import_module(f"bench.{name}")
     cases = {k: v for k, v in module.cases(quick=options.quick).items() if fnmatch.fnmatch(k, options.case)}
     if options.list:
         print(name, *cases, sep="\n  ")
-        return
+        return 0
     target = options.out / f"{name}.json"
     results = _load(target) if options.merge else {}
     about = {"experiment": name, "machine": machine(), "recorder": recorder.refusal() or "perf_event context switches"}
     print(name, flush=True)
+    failures = 0
     for case, measure in cases.items():
         started, load = time.time(), os.getloadavg()[0]
-        row = measure()
+        try:
+            row = measure()
+        except (RuntimeError, OSError, subprocess.SubprocessError, RecordsLostError) as error:
+            # The other rows are still worth having; the exit status tells.
+            print(f"  {case} failed: {error}", flush=True)
+            failures += 1
+            continue
         duration_s = round(time.time() - started, 1)
         run = {"quick": options.quick, "started_unix_s": round(started), "duration_s": duration_s, "load_before": load}
         results[case] = {**row, "run": run}
         target.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
         print(f"  {case} ({duration_s:g} s)", flush=True)
         module.plot(results, options.out / f"{name}.png")
+    return failures
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Being told to end takes the same clean way out as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -74,15 +92,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    failures = 0
     for name in options.only:
         try:
-            _run(name, options)
+            failures += _run(name, options)
         except KeyboardInterrupt:
             print("interrupted; rows measured so far are kept", flush=True)
             return 130
     if not options.list:
         page.write(options.out)
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ SKIP_CYCLES: Final = 2
 
 def simulated(scenario: Scenario, cores: int, quick: bool) -> dict[str, Any]:
     """The default and the paper's algorithm on ``cores`` simulated CPUs."""
-    settings = CoreSettings(quantum_ns=round(scenario.quantum_ms * NS_PER_MS), cores=cores)
+    cycle_ns = round(scenario.cycle_ms * NS_PER_MS) if scenario.cycle_ms is not None else None
+    settings = CoreSettings(quantum_ns=round(scenario.quantum_ms * NS_PER_MS), cycle_ns=cycle_ns, cores=cores)
     schedulers: dict[str, Scheduler] = {
         "default": TurnScheduler(settings),
         "paper": PaperScheduler(settings, lazy=True),

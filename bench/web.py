@@ -45,6 +45,8 @@ from bench.recorder import Recorder
 SHARES: Final = (1.0, 2.0, 3.0)
 WORKERS: Final = 16
 CONNECTIONS: Final = 32
+THINKING_CONNECTIONS: Final = 12
+"""At half load: fewer than processes, because a connection that thinks keeps its (synchronous) server process."""
 SITE_CPU_MS: Final = 5.0
 REQUEST_CPU_MS: Final = 5.7
 """With gunicorn's own part; only used to choose the think times of the half load."""
@@ -76,6 +78,15 @@ class Control:
     options: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Connections a site, mean time that each thinks before a request by site (0: none), and for how long."""
+
+    connections: int
+    think_ms: tuple[float, ...]
+    run_s: float
+
+
 def missing() -> str | None:
     """What this experiment lacks here, as one sentence; None if it can run."""
     if shutil.which("wrk") is None or not _gunicorn().exists():
@@ -93,10 +104,10 @@ def cases(*, quick: bool) -> dict[str, Case]:
         return {}
     run_s, repeats = (QUICK_RUN_S, 1) if quick else (RUN_S, 3)
     rates = [0.5 * 1000 / REQUEST_CPU_MS * share / sum(SHARES) for share in SHARES]
-    think_ms = [1000 * CONNECTIONS / rate for rate in rates]
+    think_ms = [1000 * THINKING_CONNECTIONS / rate for rate in rates]
     return {
-        "saturated": partial(_case, [0.0] * len(SHARES), run_s, repeats),
-        "half load": partial(_case, think_ms, run_s, repeats),
+        "saturated": partial(_case, Load(CONNECTIONS, (0.0,) * len(SHARES), run_s), repeats),
+        "half load": partial(_case, Load(THINKING_CONNECTIONS, tuple(think_ms), run_s), repeats),
     }
 
 
@@ -115,23 +126,24 @@ def controls() -> dict[str, Control]:
     return found
 
 
-def _case(think_ms: Sequence[float], run_s: float, repeats: int) -> dict[str, Any]:
+def _case(load: Load, repeats: int) -> dict[str, Any]:
     collected: dict[str, list[dict[str, Any]]] = {}
     with _sites(len(SHARES)) as sites:
         for _ in range(repeats):
             for name, control in controls().items():
-                collected.setdefault(name, []).append(_one(sites, control, think_ms, run_s))
+                collected.setdefault(name, []).append(_one(sites, control, load))
     return {
         "shares": SHARES,
-        "connections": CONNECTIONS,
+        "connections": load.connections,
         "workers": WORKERS,
-        "think_ms": [round(value) for value in think_ms],
+        "think_ms": [round(value) for value in load.think_ms],
         "controls": {name: _summary(runs) for name, runs in collected.items()},
     }
 
 
-def _one(sites: Sequence[Site], control: Control, think_ms: Sequence[float], run_s: float) -> dict[str, Any]:
+def _one(sites: Sequence[Site], control: Control, load: Load) -> dict[str, Any]:
     """One run of all three loads under one control."""
+    run_s = load.run_s
     with Recorder(other_cpu()) as recorded, ExitStack() as stack:
         if control.kernel:
             for site, share in zip(sites, SHARES, strict=True):
@@ -150,8 +162,11 @@ def _one(sites: Sequence[Site], control: Control, think_ms: Sequence[float], run
             stack.enter_context(alps)
             time.sleep(SETTLE_S)
         start_ns = time.monotonic_ns()
-        loads = [stack.enter_context(_load(site, think, run_s)) for site, think in zip(sites, think_ms, strict=True)]
-        answers = [json.loads(load.communicate(timeout=run_s + 60)[0].splitlines()[-1]) for load in loads]
+        clients = [
+            stack.enter_context(_client(site, load.connections, think_ms, run_s))
+            for site, think_ms in zip(sites, load.think_ms, strict=True)
+        ]
+        answers = [json.loads(client.communicate(timeout=run_s + 60)[0].splitlines()[-1]) for client in clients]
         window = [start_ns, start_ns + round(run_s * 1e9)]
         result = alps.wait(run_s + 60) if alps is not None else None
         masters = [site.master for site in sites]
@@ -236,8 +251,8 @@ def _server(port: int, unified: Path, cpu: Path, mark: str) -> Iterator[subproce
 
 
 @contextmanager
-def _load(site: Site, think_ms: float, run_s: float) -> Iterator[subprocess.Popen[str]]:
-    argv = ["taskset", "-c", str(other_cpu()), "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{run_s:g}s"]
+def _client(site: Site, connections: int, think_ms: float, run_s: float) -> Iterator[subprocess.Popen[str]]:
+    argv = ["taskset", "-c", str(other_cpu()), "wrk", "-t", "1", "-c", str(connections), "-d", f"{run_s:g}s"]
     argv += ["--timeout", "60s", "-s", str(WORKLOADS / "load.lua"), f"http://127.0.0.1:{site.port}/", "--"]
     process = subprocess.Popen([*argv, f"{think_ms:g}"], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

@@ -27,6 +27,8 @@ SETTLE_S: Final = 1.0
 """Left out after everybody has begun: membership is looked at again once a second."""
 START_S_PER_PROCESS: Final = 0.004
 """Allowed for forking, on top of what is measured. Arbitrary: several times what it takes."""
+BEGIN_S: Final = 15.0
+"""How long services may take to begin, beyond that."""
 RUN_S: Final = 20.0
 QUICK_RUN_S: Final = 4.0
 SIMULATED_CORES: Final = (4, 16, 64)
@@ -88,8 +90,16 @@ def _real(scenario: Scenario, run_s: float) -> dict[str, Any]:
         "shares": scenario.shares,
         "processes": scenario.processes,
         "due": [value / sum(scenario.due) for value in scenario.due],
-        "algorithms": {algorithm: _measure(scenario, algorithm, run_s) for algorithm in algorithms},
+        "algorithms": {algorithm: _measure_or_fail(scenario, algorithm, run_s) for algorithm in algorithms},
     }
+
+
+def _measure_or_fail(scenario: Scenario, algorithm: str, run_s: float) -> dict[str, Any]:
+    """That one algorithm cannot cope is a result, too: ``failed`` says how."""
+    try:
+        return _measure(scenario, algorithm, run_s)
+    except RuntimeError as error:
+        return {"failed": str(error)}
 
 
 def _measure(scenario: Scenario, algorithm: str, run_s: float) -> dict[str, Any]:
@@ -114,12 +124,12 @@ def _run(scenario: Scenario, commands: list[str], algorithm: str, gate: Path, ru
     )
     if recorder.refusal() is not None:
         with alps:
-            go_ns = _go_ns(gate, len(commands), start_s + 60)
+            go_ns = _go_ns(gate, len(commands), start_s + BEGIN_S)
             idle_pct = _idle_stat_pct(run_s - SETTLE_S)
             result = alps.wait(start_s + run_s + 60)
         return _figures(result, scenario, go_ns, None) | {"idle_proc_stat_pct": idle_pct}
     with Recorder(other_cpu()) as recorded, alps:
-        go_ns = _go_ns(gate, len(commands), start_s + 60)
+        go_ns = _go_ns(gate, len(commands), start_s + BEGIN_S)
         idle_pct = _idle_stat_pct(run_s - SETTLE_S)
         result = alps.wait(start_s + run_s + 60)
     return _figures(result, scenario, go_ns, recorded.recording()) | {"idle_proc_stat_pct": idle_pct}
@@ -128,7 +138,9 @@ def _run(scenario: Scenario, commands: list[str], algorithm: str, gate: Path, ru
 def _figures(result: AlpsResult, scenario: Scenario, go_ns: int, recording: Recording | None) -> dict[str, Any]:
     steady = replace(result.since(go_ns + round(SETTLE_S * 1e9)), shares=scenario.due)
     logged = steady.logged_ns[1:]
-    used_ns = sums(logged) or [0] * len(scenario.due)
+    if not logged:
+        raise RuntimeError("no whole cycle after all had begun")
+    used_ns = sums(logged)
     figures: dict[str, Any] = {
         "cycles": len(logged),
         "mechanism": result.json["mechanism"],
@@ -137,7 +149,7 @@ def _figures(result: AlpsResult, scenario: Scenario, go_ns: int, recording: Reco
         "worst_deviation_log_pct": rounded(worst_deviation_pct(used_ns, scenario.due)),
         "overhead_pct": rounded(result.json["overhead_pct"]),
     }
-    if recording is not None and len(steady.ends_ns) > 1:
+    if recording is not None:
         recorded = steady.recorded_ns(recording)
         used_ns = sums(recorded)
         edges = [steady.ends_ns[0], steady.ends_ns[-1]]
@@ -182,6 +194,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     series: dict[str, dict[str, float]] = {}
     for name, row in results.items():
         for algorithm, figures in row["algorithms"].items():
+            if "failed" in figures:
+                continue
             deviation = figures.get("worst_deviation_recorded_pct", figures["worst_deviation_log_pct"])
             series.setdefault(algorithm, {})[name.replace(", ", "\n")] = max(0.001, deviation)
     bars(path, series, title="Services of many processes, several CPUs", ylabel="worst deviation from due, percent")

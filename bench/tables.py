@@ -231,7 +231,9 @@ def multicore(results: dict[str, Any]) -> str:
     """A8."""
     head = ["", "", "split, %", "due, %", "furthest off, %", "error a cycle, %", "idle, %", "overhead, %"]
     rows = [
-        [
+        [name, NAMES[algorithm], f"failed: {figures['failed']}", *[""] * 5]
+        if "failed" in figures
+        else [
             name,
             NAMES[algorithm],
             percents(figures.get("fractions_recorded", figures["fractions_log"])),

@@ -52,6 +52,7 @@ proto-release: $(VENV)/.installed-dev
 	$(BIN)/buf build -o proto/released.binpb
 
 bench: $(VENV)/.installed-dev
+	@tools/setup_bench.sh $(VENV)
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
 
 clean:

@@ -1,0 +1,1 @@
+"""Programs that the experiments run: plain scripts that import nothing of this project."""

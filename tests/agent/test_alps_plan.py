@@ -74,7 +74,7 @@ class TestPlans:
         alps.mark()
         idle_ns = alps.host.idle_ns
         run_for(alps.host, 300 * MS, alps)
-        assert alps.host.idle_ns - idle_ns <= 25 * MS, "at most one of its turns goes by before it is noticed"
+        assert alps.host.idle_ns - idle_ns <= 45 * MS, "at most two of its turns go by before it is noticed"
 
     def test_a_newcomer_and_a_leaver_end_the_plan(self) -> None:
         alps = spinners([1, 2])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.harness import machine
 
-EXPERIMENTS = {"accuracy": "bench.accuracy"}
+EXPERIMENTS = {"accuracy": "bench.accuracy", "membership": "bench.membership"}
 """Name of the result and module with ``run(quick=...)`` and ``plot(results, path)``."""
 
 

@@ -228,6 +228,11 @@ class Loop:
             raise GroupGoneError(f"{order.name} has no process")
         return parts[0] if len(parts) == 1 else CompositeGroup(parts)
 
+    @property
+    def behind(self) -> bool:
+        """Whether members wait to be taken in or let go; every wake-up does a slice of it."""
+        return bool(self._behind)
+
     # -- one wake-up --------------------------------------------------------------------------------------------
 
     def wake(self, now_ns: int) -> int:

@@ -40,10 +40,13 @@ class Cadence:
     """With events: when those that wait may be taken. Without: when to glance."""
     next_scan_ns: int = 0
     _glance_ns: int = GLANCE_FIRST_NS
+    _last_cost_ns: int = 0
 
     def scanned(self, now_ns: int, cost_ns: int, *, behind: bool = False) -> None:
         """A scan has ended that took ``cost_ns`` of CPU time; ``behind``: events were lost, so the next is urgent."""
-        fair_ns = int(cost_ns / SCAN_PART)
+        # The first scan reads everything and costs ten times what the others do: it says nothing about the next.
+        fair_ns = int(min(cost_ns, self._last_cost_ns) / SCAN_PART)
+        self._last_cost_ns = cost_ns
         wait_ns = fair_ns if behind else max(self.scan_ns, fair_ns)
         self.next_scan_ns = now_ns + min(SCAN_LAST_NS, wait_ns)
         self.next_look_ns = max(self.next_look_ns, now_ns + self._look_ns())

@@ -27,16 +27,21 @@ class MembershipScanner:
     never changed. ``cadence`` says when to call what.
     """
 
-    def __init__(self, scope: str | None, own_pids: frozenset[int], scan_ns: int) -> None:
-        """Raises UsageError for a scope that does not exist."""
+    def __init__(self, scope: str | None, own_pids: frozenset[int], scan_ns: int, *, events: bool = True) -> None:
+        """``events``: listen to them where that is allowed. Raises UsageError for a scope that does not exist."""
         reader = ProcReader()
         mounts = cgroup_mounts(Path("/proc"))
         chosen: Scope = HostScope() if scope is None else parse_scope(scope, reader, mounts)
-        self._events = listen()
+        self._events = listen() if events else None
         self.cadence = Cadence(scan_ns, events=self._events is not None)
         self.members: dict[str, SeeMembers] = {}
         self.problems: dict[str, str] = {}
         self._discovery = Discovery(reader, chosen, own_pids, mounts=mounts, events=self._events)
+
+    @property
+    def lost(self) -> int:
+        """How often the kernel dropped events, each time made good by a scan."""
+        return self._events.lost if self._events is not None else 0
 
     def fileno(self) -> int | None:
         """Readable while events wait to be taken in; None without events."""

@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "web": "A7",
     "multicore": "A8",
     "idle": "idle agent",
+    "membership": "membership at scale",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

@@ -16,25 +16,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.discovery.tree_watch import TreeWatch
+from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.cgroup import freezer_refusal
-from utilctl_agent.host.procstat import identify, read_stat
+from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.workcgroup import WorkCgroup
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 MEMBERSHIP_NS: Final = NS_PER_S
-"""How often process trees are looked at again (as in the paper, section 5.2)."""
+"""How often all processes are looked at again (as in the paper, section 5.2); new ones are known sooner, by events
+or glances (see discovery.cadence).
+"""
+RESEND_NS: Final = 20 * NS_PER_MS
+"""How soon the loop is told everything once it misses something."""
 START_TIMEOUT_S: Final = 20.0
 
 
@@ -45,7 +51,7 @@ class _Started:
     process: subprocess.Popen[bytes] | None = None
     cgroup: Path | None = None
     pids: tuple[int, ...] = ()
-    tree: set[int] = field(default_factory=set)
+    tree: int = -1  # its number among the process trees, where it is followed as one
 
 
 def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | None = None) -> LocalResult:
@@ -88,12 +94,13 @@ class _Runner:
         self._use_cgroups = refusal is None
         self._reason = "cgroup.freeze is writable" if refusal is None else refusal
         self._started: list[_Started] = []
-        self._generation = 0
-        self._sent: tuple[PrincipalOrder, ...] | None = None
+        self._dispatcher = Dispatcher()
+        self._watch: TreeWatch | None = None
 
     def run(self) -> LocalResult:
         guard, channel = self._start_guard()
         self._start_workloads()
+        self._follow_trees()
         names = [started.name for started in self._started]
         loop_pid = self._configure(channel)
         startup_ns = _cpu_ns(loop_pid)
@@ -149,7 +156,7 @@ class _Runner:
                 for pid in workload.pids:
                     if identify(pid) is None:
                         raise UsageError(f"there is no process {pid}", hint="name processes that are running")
-                self._started.append(_Started(name, workload, pids=workload.pids, tree=set(workload.pids)))
+                self._started.append(_Started(name, workload, pids=workload.pids))
 
     def _spawn(self, name: str, workload: Workload, command: str, folder: Path | None) -> _Started:
         cpus = self._settings.cpus
@@ -169,7 +176,7 @@ class _Runner:
                 preexec_fn=enter,  # noqa: PLW1509 - no threads here
             )
             self._stack.callback(_end_workload, process)
-        return _Started(name, workload, process=process, cgroup=folder, tree={process.pid})
+        return _Started(name, workload, process=process, cgroup=folder)
 
     def _configure(self, channel: Channel) -> int:
         settings = LoopSettings(
@@ -200,13 +207,22 @@ class _Runner:
                 if parallelism:
                     yield PrincipalOrder(started.name, share, parallelism, cgroups=(str(started.cgroup),))
                 continue
-            if started.process is not None or started.workload.pids:
-                _grow(started.tree)
-            processes = [found for pid in sorted(started.tree) if (found := identify(pid)) is not None]
-            threads = sum(stat[2] for p in processes if (stat := read_stat(p.pid)) is not None)
+            if self._watch is None:
+                continue
+            processes = self._watch.trees.members(started.tree)
             if processes:
-                listed = tuple((p.pid, p.start_ticks) for p in processes)
-                yield PrincipalOrder(started.name, share, max(1, threads), processes=listed)
+                threads = min(self._watch.trees.threads(started.tree), len(self._settings.cpus))
+                yield PrincipalOrder(started.name, share, max(1, threads), processes=processes)
+
+    def _follow_trees(self) -> None:
+        """Start to follow the workloads that have no cgroup; those that have need nothing of the kind."""
+        loose = [started for started in self._started if started.cgroup is None]
+        for number, started in enumerate(loose):
+            started.tree = number
+        if loose:
+            roots = [(s.process.pid,) if s.process is not None else s.pids for s in loose]
+            self._watch = TreeWatch(roots, MEMBERSHIP_NS)
+            self._stack.callback(self._watch.close)
 
     def _send_roster(self, channel: Channel) -> bool:
         """Tell the loop who belongs to whom; False if nobody is left."""
@@ -214,10 +230,9 @@ class _Runner:
             if started.process is not None:
                 started.process.poll()
         orders = tuple(self._orders())
-        if orders != self._sent:
-            self._sent = orders
-            self._generation += 1
-            channel.send({"op": "roster", "roster": Roster(0, self._generation, orders).to_json()})
+        message = self._dispatcher.message(0, 1, orders)
+        if message is not None:
+            channel.send(message)
         return bool(orders)
 
     # -- the run ------------------------------------------------------------------------------------------------
@@ -232,16 +247,21 @@ class _Runner:
             if end_ns is not None and now_ns >= end_ns and not stopping:
                 channel.send({"op": "stop"})
                 stopping = True
-            if now_ns >= membership_ns and not stopping:
+            changed = self._watch is not None and not stopping and self._watch.look(now_ns)
+            if (changed or now_ns >= membership_ns) and not stopping:
                 membership_ns = now_ns + MEMBERSHIP_NS
                 if not self._send_roster(channel):
                     channel.send({"op": "stop"})
                     stopping = True
-            limits = [membership_ns] if end_ns is None else [membership_ns, end_ns]
-            wait_s = START_TIMEOUT_S if stopping else max(0.0, (min(limits) - now_ns) / NS_PER_S)
-            for message in _messages(channel, wait_s):
+            fds, due_ns = self._watch.wait_for(now_ns) if self._watch is not None else ([], membership_ns)
+            wake_ns = min(membership_ns, due_ns, end_ns if end_ns is not None else membership_ns)
+            wait_s = START_TIMEOUT_S if stopping else max(0.0, (wake_ns - now_ns) / NS_PER_S)
+            for message in _messages(channel, wait_s, [] if stopping else fds):
                 if message["op"] == "cycle":
                     self._log(message)
+                elif message["op"] in ("gone", "resend"):
+                    self._dispatcher.forget()  # what comes next may look the same, and must be ordered anew
+                    membership_ns = min(membership_ns, now_ns + RESEND_NS)
                 elif message["op"] == "final":
                     return LoopReport.from_json(message["report"])
 
@@ -300,11 +320,11 @@ def _label(started: _Started) -> str:
     return ",".join(str(pid) for pid in started.workload.pids)
 
 
-def _messages(channel: Channel, wait_s: float) -> list[Message]:
-    """What the loop says within ``wait_s``. Raises ChannelClosedError if it is gone."""
+def _messages(channel: Channel, wait_s: float, others: Sequence[int] = ()) -> list[Message]:
+    """What the loop says within ``wait_s``, or until one of ``others`` is readable. Raises ChannelClosedError."""
     channel.flush()
-    readable, _, _ = select.select([channel], [], [], wait_s)
-    return channel.receive() if readable else []
+    readable, _, _ = select.select([channel.fileno(), *others], [], [], wait_s)
+    return channel.receive() if channel.fileno() in readable else []
 
 
 def _cpu_ns(pid: int) -> int:
@@ -323,24 +343,6 @@ def _members(folder: Path) -> int:
     except OSError:
         return 0
     return count
-
-
-def _grow(tree: set[int]) -> None:
-    """Add the children of every member, and forget members that are gone."""
-    pending = list(tree)
-    while pending:
-        pid = pending.pop()
-        try:
-            children = [int(c) for task in Path(f"/proc/{pid}/task").iterdir()
-                        for c in (task / "children").read_text().split()]  # fmt: skip
-        except OSError:
-            if identify(pid) is None:
-                tree.discard(pid)
-            continue
-        for child in children:
-            if child not in tree:
-                tree.add(child)
-                pending.append(child)
 
 
 def _stop_guard(guard: subprocess.Popen[bytes]) -> None:

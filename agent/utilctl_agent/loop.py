@@ -11,10 +11,12 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import select
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from utilctl_agent.alps.paper import PaperScheduler
 from utilctl_agent.alps.pauses import PauseSettings
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.dispatch import amended
 from utilctl_agent.engine import Engine
 from utilctl_agent.host.cgroup import CgroupGroup
 from utilctl_agent.host.clock import sharpen_timers
@@ -33,7 +36,15 @@ from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.host.scheduling import promote
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, PrincipalReport, Roster
+from utilctl_agent.orders import (
+    LoopReport,
+    LoopSettings,
+    MembersDelta,
+    PrincipalDelta,
+    PrincipalOrder,
+    PrincipalReport,
+    Roster,
+)
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -42,6 +53,8 @@ BEAT_NS: Final = 80 * NS_PER_MS
 """Longest time between heartbeats; the guard acts on more than twice as old (safety.guard.HANG_NS)."""
 TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
+CATCH_UP_NS: Final = 5 * NS_PER_MS
+"""From one slice of a large change in membership to the next (see host.processes.MOST_AT_ONCE)."""
 _MCL_CURRENT_AND_FUTURE: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -74,6 +87,9 @@ class Loop:
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
         self._refused: dict[str, str] = {}
+        self._serial = 0
+        self._asked_serial = -1  # the last serial for which a complete roster was asked for
+        self._behind: dict[str, ProcessGroup] = {}  # who still has members to take in or let go
         self._shares: dict[str, float] = {}
         self._cycles = 0
         self._cycles_since_roster = 0
@@ -91,6 +107,8 @@ class Loop:
         match message.get("op"):
             case "roster":
                 self._apply(Roster.from_json(message["roster"]), now_ns)
+            case "members":
+                self._amend(MembersDelta.from_json(message["members"]), now_ns)
             case "report":
                 self._channel.send({"op": "report", "report": self._report(now_ns).to_json()})
             case "stop":
@@ -122,16 +140,60 @@ class Loop:
         if (roster.epoch, roster.generation) != (self._roster.epoch, self._roster.generation):
             self._cycles_since_roster = 0
         self._roster = roster
+        self._serial = roster.serial
         self._shares = {name: order.share for name, order in self._orders.items() if not order.observe}
 
+    def _amend(self, delta: MembersDelta, now_ns: int) -> None:
+        """Let processes join and leave. True of the processes whatever was lost before, so it is done in any case."""
+        if delta.serial <= self._serial:
+            return
+        complete = delta.serial == self._serial + 1
+        self._serial = delta.serial
+        for change in delta.changes:
+            complete &= self._amend_one(change, now_ns)
+        if not complete and self._asked_serial < self._roster.serial:
+            self._asked_serial = self._roster.serial
+            self._channel.send({"op": "resend"})
+
+    def _amend_one(self, change: PrincipalDelta, now_ns: int) -> bool:
+        """False if this is not what we have."""
+        order = self._orders.get(change.name)
+        if order is None or change.name not in self._engine.names():
+            return False
+        loose = _loose_part(self._engine.group(change.name))
+        if loose is None:
+            return False
+        loose.amend(map(_process_id, change.joined), map(_process_id, change.left))
+        self._watch_backlog(order.name, loose)
+        changed = replace(order, parallelism=change.parallelism, processes=amended(order.processes, change))
+        self._orders[order.name] = changed
+        if change.parallelism != order.parallelism:
+            self._engine_wake_ns = 0
+            try:
+                self._engine.put(_spec(changed), now_ns, observe=order.observe)
+            except GroupGoneError:
+                return False
+        return True
+
+    def _watch_backlog(self, name: str, loose: ProcessGroup | None) -> None:
+        if loose is not None and loose.behind:
+            self._behind[name] = loose
+
+    def _catch_up(self) -> None:
+        """A slice of what large changes in membership have left to do, for everybody who has some."""
+        for name, loose in list(self._behind.items()):
+            if not loose.catch_up():
+                del self._behind[name]
+
     def _put(self, order: PrincipalOrder, now_ns: int) -> None:
-        spec = PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
+        spec = _spec(order)
         known = self._orders.get(order.name)
         under_control = order.name in self._engine.names()
         if known is not None and under_control and known.cgroups == order.cgroups:
             loose = _loose_part(self._engine.group(order.name))
             if loose is not None and (order.processes or order.cgroups):
-                loose.update(ProcessId(*p) for p in order.processes)
+                loose.update(map(_process_id, order.processes))
+                self._watch_backlog(order.name, loose)
                 self._engine.put(spec, now_ns, observe=order.observe)
                 self._orders[order.name] = order
                 return
@@ -147,6 +209,7 @@ class Loop:
             raise
         self._orders[order.name] = order
         self._refused.pop(order.name, None)
+        self._watch_backlog(order.name, _loose_part(group))
 
     def _open(self, order: PrincipalOrder) -> Group:
         parts: list[Group] = []
@@ -156,7 +219,7 @@ class Loop:
                     parts.append(CgroupGroup(Path(path), self._journal))
             if order.processes:
                 with contextlib.suppress(GroupGoneError):
-                    parts.append(ProcessGroup((ProcessId(*p) for p in order.processes), self._journal))
+                    parts.append(ProcessGroup(map(_process_id, order.processes), self._journal))
         except BaseException:
             for part in parts:
                 part.close()
@@ -165,13 +228,22 @@ class Loop:
             raise GroupGoneError(f"{order.name} has no process")
         return parts[0] if len(parts) == 1 else CompositeGroup(parts)
 
+    @property
+    def behind(self) -> bool:
+        """Whether members wait to be taken in or let go; every wake-up does a slice of it."""
+        return bool(self._behind)
+
     # -- one wake-up --------------------------------------------------------------------------------------------
 
     def wake(self, now_ns: int) -> int:
         """One step if one is due; returns when to wake next."""
         self._journal.beat(now_ns)
+        beat_ns = now_ns + BEAT_NS
+        if self._behind:
+            self._catch_up()
+            beat_ns = now_ns + CATCH_UP_NS
         if now_ns < self._engine_wake_ns:
-            return min(self._engine_wake_ns, now_ns + BEAT_NS)  # woken for the heartbeat alone
+            return min(self._engine_wake_ns, beat_ns)  # woken for the heartbeat alone
         step = self._engine.step(now_ns)
         for name in step.gone:
             self._orders.pop(name, None)
@@ -180,7 +252,7 @@ class Loop:
         for record in step.closed:
             self._note_cycle(record)
         self._engine_wake_ns = step.next_wake_ns
-        return min(step.next_wake_ns, now_ns + BEAT_NS)
+        return min(step.next_wake_ns, beat_ns)
 
     def late(self, late_ns: int) -> None:
         """A wake-up came ``late_ns`` after it was due."""
@@ -213,7 +285,7 @@ class Loop:
                 reading.wait_ns,
                 self._engine.paused_ns(name, now_ns),
                 self._engine.group(name).mechanism,
-                self._engine.problems.get(name, ""),
+                self._engine.problems.get(name) or _refusal(self._engine.group(name)),
             )
         for name, problem in self._refused.items():
             principals[name] = PrincipalReport(0, None, 0, "none", problem)
@@ -242,9 +314,22 @@ class Loop:
             _drain(self._channel)
 
 
+def _spec(order: PrincipalOrder) -> PrincipalSpec:
+    return PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
+
+
+def _process_id(pair: tuple[int, int]) -> ProcessId:
+    return ProcessId(*pair)
+
+
 def _loose_part(group: Group) -> ProcessGroup | None:
     parts = group.parts if isinstance(group, CompositeGroup) else (group,)
     return next((part for part in parts if isinstance(part, ProcessGroup)), None)
+
+
+def _refusal(group: Group) -> str:
+    loose = _loose_part(group)
+    return loose.refusal if loose is not None else ""
 
 
 def _drain(channel: Channel) -> None:
@@ -258,6 +343,9 @@ def _settle_in(cpus: tuple[int, ...]) -> str:
     """Get the process ready for precise work; returns its scheduling class."""
     os.sched_setaffinity(0, cpus)
     sharpen_timers()
+    # Two descriptors a loose process: the usual soft limit of 1,024 would do for 500.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mlockall(_MCL_CURRENT_AND_FUTURE)  # refused without privilege or above RLIMIT_MEMLOCK; then we may page
     loop_class = promote()

@@ -1,7 +1,8 @@
 """What the loop is told and what it answers, as values with a JSON form (module ``channel`` carries it).
 
-Orders are complete and idempotent: a ``Roster`` names every principal that shall be under control, so a repeated or
-a lost one does no harm.
+Orders are idempotent: a ``Roster`` names every principal that shall be under control, a ``MembersDelta`` says which
+processes came and went since the message before it. A repeated one does no harm; a lost one shows by the serial
+numbers, and the loop then asks for a complete roster (module ``dispatch`` has the sender's side).
 """
 
 from __future__ import annotations
@@ -74,11 +75,14 @@ class PrincipalOrder:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Every principal that shall be under control now. ``epoch`` and ``generation`` say by which decision."""
+    """Every principal that shall be under control now. ``epoch`` and ``generation`` say by which decision, ``serial``
+    counts the sender's messages about membership.
+    """
 
     epoch: int
     generation: int
     principals: tuple[PrincipalOrder, ...]
+    serial: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -86,13 +90,58 @@ class Roster:
             "epoch": self.epoch,
             "generation": self.generation,
             "principals": [p.to_json() for p in self.principals],
+            "serial": self.serial,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Roster:
         """Inverse of to_json."""
         return cls(
-            data["epoch"], data["generation"], tuple(PrincipalOrder.from_json(entry) for entry in data["principals"])
+            data["epoch"],
+            data["generation"],
+            tuple(PrincipalOrder.from_json(entry) for entry in data["principals"]),
+            data.get("serial", 0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalDelta:
+    """Which loose processes, as (pid, start ticks), joined and left a principal; ``parallelism`` is the new one."""
+
+    name: str
+    parallelism: int
+    joined: tuple[tuple[int, int], ...] = ()
+    left: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MembersDelta:
+    """What changed in the membership since the message with the serial before. All else is as the roster has it."""
+
+    serial: int
+    changes: tuple[PrincipalDelta, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "serial": self.serial,
+            "changes": [{name: getattr(change, name) for name in change.__slots__} for change in self.changes],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> MembersDelta:
+        """Inverse of to_json."""
+        return cls(
+            data["serial"],
+            tuple(
+                PrincipalDelta(
+                    entry["name"],
+                    entry["parallelism"],
+                    tuple((int(pid), int(start)) for pid, start in entry["joined"]),
+                    tuple((int(pid), int(start)) for pid, start in entry["left"]),
+                )
+                for entry in data["changes"]
+            ),
         )
 
 

@@ -22,7 +22,7 @@ def target(mode: str = "auto", *, weight: float = 3.0, cap_cores: float | None =
 def one_order(
     local: LocalTarget, *, freezer: bool = True, observe: bool = False, members: SeeMembers = MEMBERS
 ) -> tuple[PrincipalOrder, dict[str, str]]:
-    orders, problems = make_orders({"svc=web": local}, {"svc=web": members}, freezer=freezer, observe=observe)
+    orders, problems = make_orders({"svc=web": local}, {"svc=web": members}, freezer=freezer, observe=observe, cores=8)
     (order,) = orders
     return order, problems
 
@@ -79,16 +79,16 @@ def test_no_threads_known_counts_as_one() -> None:
 
 def test_who_has_no_processes_here_gets_no_order() -> None:
     nobody = SeeMembers((), (), (), 0)
-    assert make_orders({"svc=web": target()}, {"svc=web": nobody}, freezer=True, observe=False) == ((), {})
-    assert make_orders({"svc=web": target()}, {}, freezer=True, observe=False) == ((), {})
+    assert make_orders({"svc=web": target()}, {"svc=web": nobody}, freezer=True, observe=False, cores=8) == ((), {})
+    assert make_orders({"svc=web": target()}, {}, freezer=True, observe=False, cores=8) == ((), {})
 
 
 def test_members_without_a_target_are_not_controlled() -> None:
-    assert make_orders({}, {"svc=web": MEMBERS}, freezer=True, observe=False) == ((), {})
+    assert make_orders({}, {"svc=web": MEMBERS}, freezer=True, observe=False, cores=8) == ((), {})
 
 
 def test_orders_come_by_name_so_that_equal_inputs_give_equal_rosters() -> None:
     names = ["svc=c", "svc=a", "svc=b"]
     locals_ = {name: LocalTarget(SeePolicy(name, 1.0), 1.0, 0.0, None) for name in names}
-    orders, _ = make_orders(locals_, dict.fromkeys(names, MEMBERS), freezer=True, observe=False)
+    orders, _ = make_orders(locals_, dict.fromkeys(names, MEMBERS), freezer=True, observe=False, cores=8)
     assert [order.name for order in orders] == sorted(names)

@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.driven import Driven
 from support.guarded import GuardedLoop, Subject, subject
-from support.processes import WAIT_S, is_stopped, remove_cgroup, spinning, temporary_cgroup
-from utilctl_agent.channel import Channel, Message
-from utilctl_agent.loop import Loop
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
-from utilctl_agent.safety.journal import Journal
-from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+from support.processes import is_stopped, remove_cgroup, spinning, temporary_cgroup, wait_until
+from utilctl_agent.host.processes import ProcessGroup
+from utilctl_agent.host.procstat import ProcessId
+from utilctl_agent.orders import LoopReport, MembersDelta, PrincipalDelta, PrincipalOrder
+from utilctl_agent.safety.journal import PausedProcess
+from utilctl_common.quantities import NS_PER_MS
 
 pytestmark = pytest.mark.kernel
-
-
-class Driven:
-    """A loop whose wake-ups happen when the test says so, and the other end of its channel."""
-
-    def __init__(self, folder: Path) -> None:
-        ours, theirs = socket.socketpair()
-        self.peer, self._channel = Channel(ours), Channel(theirs)
-        self.journal = Journal.create(str(folder / "a.journal"), slots=16)
-        settings = LoopSettings(
-            algorithm="default",
-            quantum_ns=10 * NS_PER_MS,
-            cycle_ns=20 * NS_PER_MS,
-            cpus=tuple(sorted(os.sched_getaffinity(0))),
-            max_pause_ns=NS_PER_S,
-            cycle_log=False,
-            announce_first_cycle=True,
-        )
-        self.loop = Loop(settings, self._channel, self.journal, "none")
-
-    def roster(self, generation: int, *orders: PrincipalOrder, epoch: int = 1) -> None:
-        """Order it to control exactly these."""
-        self.loop.obey({"op": "roster", "roster": Roster(epoch, generation, orders).to_json()}, time.monotonic_ns())
-
-    def report(self) -> LoopReport:
-        """Ask for a report."""
-        self.peer.receive()
-        self.loop.obey({"op": "report"}, time.monotonic_ns())
-        (message,) = self.peer.receive()
-        return LoopReport.from_json(message["report"])
-
-    def run_until(self, condition: Callable[[], bool], what: str) -> list[Message]:
-        """Let it work until ``condition`` holds; returns what it said meanwhile."""
-        said: list[Message] = []
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"never happened: {what}"
-            wake_ns = self.loop.wake(time.monotonic_ns())
-            said += self.peer.receive()
-            time.sleep(max(0, min(wake_ns - time.monotonic_ns(), 2 * NS_PER_MS)) / NS_PER_S)
-        return said
-
-    def end(self) -> None:
-        """What the loop does at its end."""
-        self.loop.close(time.monotonic_ns())
-        assert not self.journal.any_in_force()
-        for closing in (self.peer, self._channel, self.journal):
-            closing.close()
 
 
 @pytest.fixture
@@ -208,3 +160,84 @@ def test_the_loop_imports_neither_grpc_nor_telemetry_nor_a_command_line() -> Non
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     refused = {"asyncio", "click", "grpc", "google.protobuf", "numpy", "opentelemetry", "psutil", "pydantic", "rich"}
     assert not refused & set(ran.stdout.split())
+
+
+class TestMembersDelta:
+    """Processes that come and go are told as such; everything else stays."""
+
+    def order(self, *processes: ProcessId) -> PrincipalOrder:
+        return PrincipalOrder("a", 1.0, 1, 0.001, processes=tuple((p.pid, p.start_ticks) for p in processes))
+
+    def say(self, driven: Driven, serial: int, name: str, joined: list[ProcessId], left: list[ProcessId]) -> list[str]:
+        """Send a delta; returns what kinds of messages the loop answers."""
+        driven.peer.receive()
+        pairs = [tuple((p.pid, p.start_ticks) for p in processes) for processes in (joined, left)]
+        delta = MembersDelta(serial, (PrincipalDelta(name, 1, *pairs),))
+        driven.loop.obey({"op": "members", "members": delta.to_json()}, time.monotonic_ns())
+        return [message["op"] for message in driven.peer.receive()]
+
+    def test_a_newcomer_to_a_paused_principal_is_paused_at_once_and_a_leaver_resumed(self, driven: Driven) -> None:
+        with spinning(2) as (first, second):
+            driven.roster(1, self.order(first))
+            driven.run_until(lambda: is_stopped(first.pid), "the first is paused")
+            assert self.say(driven, 1, "a", [second], []) == []
+            assert {pause.pid for _, pause in driven.journal.in_force() if isinstance(pause, PausedProcess)} == {
+                first.pid,
+                second.pid,
+            }
+            assert self.say(driven, 2, "a", [], [first]) == []
+            wait_until(lambda: not is_stopped(first.pid), "the first runs")
+            wait_until(lambda: is_stopped(second.pid), "the second stops")
+            driven.roster(1, self.order(second))
+            assert driven.loop._orders["a"] == self.order(second)
+
+    def test_a_delta_said_twice_does_no_harm_and_a_lost_one_is_asked_for_once(self, driven: Driven) -> None:
+        with spinning(3) as (first, second, third):
+            driven.roster(1, self.order(first))
+            assert self.say(driven, 1, "a", [second], []) == []
+            assert self.say(driven, 1, "a", [], [second]) == [], "an old one is not heeded"
+            assert self.say(driven, 4, "a", [third], []) == ["resend"]
+            assert self.say(driven, 7, "a", [], [first]) == []
+            members = driven.loop._orders["a"].processes
+            assert members == self.order(*sorted((second, third), key=lambda p: p.pid)).processes, (
+                "what it says is true"
+            )
+            driven.roster(1, self.order(first, second))
+            assert driven.loop._orders["a"] == self.order(first, second)
+
+    def test_a_delta_for_a_principal_that_it_does_not_have_asks_for_a_roster(self, driven: Driven) -> None:
+        with spinning(1) as (stranger,):
+            assert self.say(driven, 1, "b", [stranger], []) == ["resend"]
+
+    def test_members_that_ended_leave_no_slot_of_the_journal_behind(self, driven: Driven) -> None:
+        free = len(driven.journal._free)
+        with spinning(1) as (keeper,):
+            driven.roster(1, self.order(keeper))
+            serial = 0
+            for _ in range(6):
+                with spinning(4) as brief:
+                    serial += 1
+                    self.say(driven, serial, "a", brief, [])
+                    driven.run_until(lambda: bool(driven.journal.in_force()), "they are paused")
+                serial += 1
+                self.say(driven, serial, "a", [], brief)
+            assert len(driven.journal._free) == free - 1
+        driven.run_until(lambda: not driven.loop._orders, "the loop notices")
+        assert len(driven.journal._free) == free
+
+    def test_a_large_change_is_taken_in_by_slices_and_nobody_is_forgotten(
+        self, driven: Driven, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("utilctl_agent.host.processes.MOST_AT_ONCE", 2)
+        with spinning(8) as processes:
+            driven.roster(1, self.order(*processes))
+            group = driven.loop._engine.group("a")
+            assert isinstance(group, ProcessGroup)
+            assert len(group.processes) < 8
+            driven.run_until(lambda: not group.behind, "all are taken in")
+            assert group.processes == set(processes)
+            driven.run_until(lambda: all(is_stopped(p.pid) for p in processes), "all are paused")
+            self.say(driven, 1, "a", [], processes[:7])
+            driven.run_until(lambda: not group.behind, "all are let go")
+            assert group.processes == {processes[7]}
+            wait_until(lambda: not any(is_stopped(p.pid) for p in processes[:7]), "they run")

@@ -12,6 +12,8 @@ from utilctl_agent.orders import (
     ALGORITHMS,
     LoopReport,
     LoopSettings,
+    MembersDelta,
+    PrincipalDelta,
     PrincipalOrder,
     PrincipalReport,
     Roster,
@@ -44,7 +46,11 @@ ORDERS = st.builds(
     processes=st.lists(PIDS, max_size=4).map(tuple),
     observe=st.booleans(),
 )
-ROSTERS = st.builds(Roster, COUNTS, COUNTS, st.lists(ORDERS, max_size=4).map(tuple))
+ROSTERS = st.builds(Roster, COUNTS, COUNTS, st.lists(ORDERS, max_size=4).map(tuple), COUNTS)
+LISTED = st.lists(PIDS, max_size=4).map(tuple)
+DELTAS = st.builds(
+    MembersDelta, COUNTS, st.lists(st.builds(PrincipalDelta, NAMES, COUNTS, LISTED, LISTED), max_size=3).map(tuple)
+)
 REPORTS = st.builds(
     LoopReport,
     now_ns=NS,
@@ -78,7 +84,7 @@ def carried(value: Any) -> Any:
     return arrived
 
 
-@given(value=st.one_of(SETTINGS, ORDERS, ROSTERS, REPORTS))
+@given(value=st.one_of(SETTINGS, ORDERS, ROSTERS, DELTAS, REPORTS))
 @settings(max_examples=150, deadline=None)
 def test_what_is_sent_is_what_arrives(value: Any) -> None:
     arrived = carried(value)

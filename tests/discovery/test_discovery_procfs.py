@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.fake_proc import FakeProc, stat_text
 from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, parse_cgroups, parse_mountinfo
 from utilctl_agent.discovery.facts import CgroupPath, ProcessKey
 from utilctl_agent.discovery.process_cache import REFRESH_SCANS, ProcessCache
@@ -20,19 +20,6 @@ from utilctl_agent.discovery.procfs import (
     parse_stat,
 )
 from utilctl_common.errors import FailedError
-
-
-def stat_text(pid: int, comm: bytes, *, ppid: int = 1, start: int = 5, flags: int = 0, image: int = 7) -> bytes:
-    fields = [b"0"] * 50
-    fields[0], fields[1], fields[6], fields[17], fields[19] = (
-        b"S",
-        b"%d" % ppid,
-        b"%d" % flags,
-        b"1",
-        b"%d" % start,
-    )
-    fields[23] = b"%d" % image
-    return b"%d (%s) %s\n" % (pid, comm, b" ".join(fields))
 
 
 @given(st.binary(min_size=1, max_size=15).filter(lambda comm: b"\0" not in comm))
@@ -103,31 +90,6 @@ def test_this_process_is_read_as_it_is() -> None:
 def test_a_host_without_proc_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FailedError, match=r"cannot list .*mount proc there"):
         ProcReader(str(tmp_path / "none")).pids()
-
-
-@dataclass
-class FakeProc:
-    """A directory that looks like /proc, for what a real kernel does not do on demand."""
-
-    root: Path
-    revision: int = 0
-    labels: dict[str, str] = field(default_factory=dict)
-
-    def labels_of(self, cgroups: tuple[CgroupPath, ...]) -> dict[str, str]:
-        return self.labels if any(path == "/pod" for _, path in cgroups) else {}
-
-    def put(self, pid: int, comm: bytes, *, environ: bytes = b"", cgroup: str = "/", **stat: int) -> None:
-        directory = self.root / str(pid)
-        directory.mkdir(exist_ok=True)
-        (directory / "stat").write_bytes(stat_text(pid, comm, **stat))
-        (directory / "environ").write_bytes(environ)
-        (directory / "cmdline").write_bytes(comm + b"\0")
-        (directory / "cgroup").write_text(f"0::{cgroup}\n")
-
-    def drop(self, pid: int) -> None:
-        for path in (self.root / str(pid)).iterdir():
-            path.unlink()
-        (self.root / str(pid)).rmdir()
 
 
 WANTED = frozenset({"UTILCTL_SEE"})

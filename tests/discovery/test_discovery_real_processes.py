@@ -15,7 +15,7 @@ import pytest
 
 import utilctl_agent
 import utilctl_common
-from utilctl_agent.discovery.forks import ForkEvents
+from utilctl_agent.discovery.events import ProcEvents
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import parse_scope
@@ -205,13 +205,13 @@ time.sleep(600)
 @pytest.mark.root
 def test_fork_events_find_a_daemon_whose_parents_no_scan_ever_saw(spawn: Any, unique: str) -> None:
     try:
-        events = ForkEvents()
+        events = ProcEvents()
     except FailedError as error:
         pytest.skip(str(error))
     with events:
         root = spawn(DAEMON_ON_LINE, f"origin-{unique}")
         policies = [policy(f"svc={unique}", f"pid={root.pid}")]
-        with_events, without = Discovery(ProcReader(), forks=events), Discovery(ProcReader())
+        with_events, without = Discovery(ProcReader(), events=events), Discovery(ProcReader())
         for each in (with_events, without):
             each.scan(policies)
         daemon = int(root.tell())
@@ -225,9 +225,9 @@ def test_fork_events_find_a_daemon_whose_parents_no_scan_ever_saw(spawn: Any, un
 def test_fork_events_are_refused_with_a_reason_where_they_are_not_allowed() -> None:
     code = (
         "import os\nos.setuid(65534)\n"
-        "from utilctl_agent.discovery.forks import ForkEvents\n"
+        "from utilctl_agent.discovery.events import ProcEvents\n"
         "from utilctl_common.errors import FailedError\n"
-        "try: ForkEvents(); print('allowed')\nexcept FailedError as error: print(error)"
+        "try: ProcEvents(); print('allowed')\nexcept FailedError as error: print(error)"
     )
     needs_root()
     answer = run_python(code)
@@ -238,7 +238,7 @@ def run_python(code: str) -> str:
     roots = [str(Path(package.__path__[0]).parent) for package in (utilctl_agent, utilctl_common)]
     # Imported while the files may still be read: the code below gives up its privileges.
     preamble = (
-        f"import sys\nsys.path[:0] = {roots!r}\nimport utilctl_agent.discovery.forks, utilctl_agent.discovery.scan\n"
+        f"import sys\nsys.path[:0] = {roots!r}\nimport utilctl_agent.discovery.events, utilctl_agent.discovery.scan\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", preamble + code], capture_output=True, text=True, timeout=60, check=False

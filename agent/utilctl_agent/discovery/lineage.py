@@ -7,7 +7,7 @@ they inherit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from utilctl_agent.discovery.facts import ProcessFacts, ProcessKey
@@ -17,12 +17,12 @@ MAX_DEPARTED_CHAIN: Final = 32
 
 
 class Lineage:
-    """Descent of the processes of one host, updated by every scan."""
+    """Descent of the processes of one host, updated by every look at them."""
 
     def __init__(self) -> None:
         self.parents: dict[ProcessKey, ProcessKey] = {}
         self.departed: dict[ProcessKey, ProcessFacts] = {}
-        self._live: dict[ProcessKey, ProcessFacts] = {}
+        self._live: Mapping[ProcessKey, ProcessFacts] = {}
         self._by_pid: dict[int, ProcessKey] = {}
         self._children: dict[ProcessKey, set[ProcessKey]] = {}
 
@@ -39,24 +39,54 @@ class Lineage:
         went in between. ``keep`` are processes that matchers name by pid: if dead, they are never left out of
         a chain.
         """
-        by_pid = {key.pid: key for key in live}
-        for key, facts in live.items():
-            if key not in self._live:
-                self._adopt(key, self._find_parent(facts, by_pid, forks or {}))
+        added = [key for key in live if key not in self._live]
         gone = [key for key in self._live if key not in live]
+        self.follow(dict(live), added, gone, forks=forks, keep=keep)
+
+    def follow(
+        self,
+        live: Mapping[ProcessKey, ProcessFacts],
+        added: Iterable[ProcessKey],
+        gone: Collection[ProcessKey],
+        *,
+        forks: Mapping[int, int] | None = None,
+        keep: frozenset[ProcessKey] = frozenset(),
+    ) -> None:
+        """The same where it is known who came and who went; costs as much as those are. ``live`` is kept, so it must
+        not change afterwards.
+        """
+        before = self._live
+        gone_by_pid = {key.pid: key for key in gone}
+        for pid, key in gone_by_pid.items():
+            if self._by_pid.get(pid) == key:
+                del self._by_pid[pid]
+        newcomers = list(added)
+        self._by_pid.update((key.pid, key) for key in newcomers)
+        for key in newcomers:
+            self._adopt(key, self._find_parent(live[key], gone_by_pid, forks or {}))
         for key in gone:
             if self._children.get(key):
-                self.departed[key] = self._live[key]
+                self.departed[key] = before[key]
         for key in gone:
             if key in self.departed:
                 self._shorten(key, keep)
             else:
                 self._forget(key)
-        self._live = dict(live)
-        self._by_pid = by_pid
+        self._live = live
+
+    def descendants(self, keys: Iterable[ProcessKey]) -> set[ProcessKey]:
+        """These processes and all that descend from them, departed ones included."""
+        found: set[ProcessKey] = set()
+        pending = list(keys)
+        while pending:
+            key = pending.pop()
+            if key not in found:
+                found.add(key)
+                pending.extend(self._children.get(key, ()))
+        return found
 
     def _find_parent(
-        self, facts: ProcessFacts, by_pid: Mapping[int, ProcessKey], forks: Mapping[int, int]
+        self, facts: ProcessFacts, gone: Mapping[int, ProcessKey], forks: Mapping[int, int]
     ) -> ProcessKey | None:
         seen = {facts.pid}
         pid = forks.get(facts.pid, facts.ppid)
@@ -64,12 +94,12 @@ class Lineage:
             seen.add(pid)
             # A parent that ended between two scans is known from the last one. Of two owners of one pid the
             # younger is the parent, unless it is younger than its child.
-            known = [key for table in (self._by_pid, by_pid) if (key := table.get(pid)) is not None]
+            known = [key for table in (gone, self._by_pid) if (key := table.get(pid)) is not None]
             older = [key for key in known if key.start_ticks <= facts.start_ticks]
             if older:
                 return max(older)
             pid = forks.get(pid, 0)
-        return by_pid.get(facts.ppid) if facts.ppid != facts.pid else None
+        return self._by_pid.get(facts.ppid) if facts.ppid != facts.pid else None
 
     def _adopt(self, child: ProcessKey, parent: ProcessKey | None) -> None:
         if parent is not None and parent != child:

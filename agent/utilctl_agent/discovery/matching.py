@@ -103,7 +103,12 @@ class PolicyMatcher:
     def decide_all(self, table: ProcessTable) -> dict[ProcessKey, Decision]:
         """The outcome for every process that is managed, and for the departed ancestors they inherit from."""
         decisions: dict[ProcessKey, Decision] = {}
-        for start in table.live:
+        self.settle(table.live, table, decisions)
+        return decisions
+
+    def settle(self, keys: Iterable[ProcessKey], table: ProcessTable, decisions: dict[ProcessKey, Decision]) -> None:
+        """Add to ``decisions`` the outcome for ``keys``, and for those that they inherit from, where it is missing."""
+        for start in keys:
             if start in decisions:
                 continue
             # Ancestors first: what a process inherits must be settled before it. Iterative, as chains may be
@@ -117,7 +122,6 @@ class PolicyMatcher:
                 parent = table.parents.get(key)
                 inherited = decisions[parent].see if parent is not None and parent in decisions else None
                 decisions[key] = self._decide(key, table, inherited)
-        return decisions
 
     def _decide(self, key: ProcessKey, table: ProcessTable, inherited: str | None) -> Decision:
         facts = table.facts(key)
@@ -149,12 +153,16 @@ class PolicyMatcher:
                 members[decision.see].append(key)
             elif decision.tied:
                 problems.append(tie_problem(key.pid, decision))
-        if len(self._held) > 2 * (len(table.live) + len(table.departed)):
-            self._held = {key: held for key, held in self._held.items() if table.facts(key) is not None}
+        self.forget(table)
         return Membership(
             {name: tuple(sorted(keys)) for name, keys in members.items()},
             tuple(sorted(problems, key=lambda problem: (problem.pid, problem.sees))),
         )
+
+    def forget(self, table: ProcessTable) -> None:
+        """Let go of what is remembered of processes that the table does not have, once it is worth the time."""
+        if len(self._held) > 2 * (len(table.live) + len(table.departed)):
+            self._held = {key: held for key, held in self._held.items() if table.facts(key) is not None}
 
 
 def position_holds(matcher: CompiledMatcher, key: ProcessKey, table: ProcessTable) -> bool:

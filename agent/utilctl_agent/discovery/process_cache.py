@@ -1,4 +1,10 @@
-"""The process table, kept up to date at little cost.
+"""The process table, kept up to date at little cost, in one of three ways.
+
+- ``update``, a scan: looks at every process.
+- ``apply``: looks at those that events name, and at no other.
+- ``glance``, where no events are to be had: lists the pids, and looks at those that are new, that may have been reused
+  since the last list (the kernel gives pids out in order), or that were new in the last glances, since a new process
+  soon runs another program.
 
 Every scan reads /proc/PID/stat of every process: it shows a reused pid (start time), a new parent, a new
 name, and a new program (addresses of code, arguments and environment). Only then, or when it is new, is a
@@ -6,14 +12,18 @@ process read in full. What changes without a trace there, namely cgroup, user an
 process rewrote, is read anew in the YOUNG_SCANS scans after a process's first, since servers drop privileges
 and are moved to their cgroup right after the start, and from then on in every REFRESH_SCANS-th scan, an equal
 part of all processes at a time.
+
+A child that runs its parent's program takes over the facts of its parent: in a storm of forks this is most of the
+work. Only events tell for sure that it is so, because without address randomisation two programs may look alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
+from utilctl_agent.discovery.batch import Changes, EventBatch
 from utilctl_agent.discovery.facts import ProcessFacts, ProcessKey
 from utilctl_agent.discovery.procfs import (
     ProcessGoneError,
@@ -30,6 +40,12 @@ s.
 
 YOUNG_SCANS: Final = 2
 """Scans right after its first in which a process is refreshed."""
+
+YOUNG_GLANCES: Final = 3
+"""Glances right after its first in which a process is looked at again."""
+
+_ANEW: Final = frozenset({"\0"})
+"""Stands for the variables that a process was read with, where it must be read in full again: no such are wanted."""
 
 USER_NAME_SCANS: Final = 64
 """Scans after which names of users are looked up again. Arbitrary: about a minute; lookups may ask a
@@ -81,6 +97,8 @@ class ProcessCache:
         self._label_revision = reader.labels.revision
         self._scan = 0
         self._dirty = False
+        self._young: dict[int, int] = {}  # glances left in which it is looked at, by pid
+        self._last_pid: int | None = None
         self._unreadable = 0
         self._read_in_full = self._refreshed = self._vanished = self._hidden = self._failed = 0
 
@@ -89,6 +107,8 @@ class ProcessCache:
 
         Raises FailedError if there is no /proc.
         """
+        # Asked before the list: what is given out meanwhile counts as possibly reused at the next glance.
+        self._last_pid = self._reader.last_pid()
         pids = self._reader.pids()
         self._scan += 1
         self._read_in_full = self._refreshed = self._vanished = self._hidden = self._failed = 0
@@ -121,7 +141,85 @@ class ProcessCache:
         )
         return changed
 
-    def _update_one(self, pid: int, entry: _Entry | None) -> _Entry | None:
+    def threads(self, keys: Iterable[ProcessKey]) -> int:
+        """How many threads these processes had when they were last looked at."""
+        entries = self._entries
+        return sum(entry.stat.threads for key in keys if (entry := entries.get(key.pid)) is not None)
+
+    def apply(self, batch: EventBatch) -> Changes:
+        """Look at the processes that a batch of events names, and tell how ``live`` differs from before."""
+        known = self._entries
+        # First those that run something else now, so that their children are not taken to run the same as before.
+        looks: dict[int, int | None] = dict.fromkeys(pid for pid in batch.executed if pid in known)
+        looks.update(dict.fromkeys(batch.changed))
+        for pid, parent in batch.parents.items():
+            looks[pid] = None if pid in batch.executed else parent
+        looks.update(dict.fromkeys(batch.executed))
+        for pid in batch.exited:
+            if pid in known:
+                looks[pid] = None
+            else:
+                looks.pop(pid, None)  # came and went: nothing is left to be read
+        return self._look(looks, executed=batch.executed, due=batch.executed | batch.changed)
+
+    def glance(self) -> Changes:
+        """Look at the processes that are new or may be, and tell how ``live`` differs from before.
+
+        Raises FailedError if there is no /proc.
+        """
+        before, self._last_pid = self._last_pid, self._reader.last_pid()
+        pids = set(self._reader.pids())
+        fresh = pids - self._entries.keys()
+        looks = dict.fromkeys(self._entries.keys() - pids)
+        looks.update(dict.fromkeys(pid for pid in self._young if pid in pids))
+        looks.update(dict.fromkeys(pid for pid in pids if _given_out(pid, before, self._last_pid)))
+        looks.update(dict.fromkeys(sorted(fresh)))
+        changes = self._look(looks)
+        self._young = {pid: left - 1 for pid, left in self._young.items() if left > 1}
+        self._young.update(dict.fromkeys(fresh & self._entries.keys(), YOUNG_GLANCES))
+        return changes
+
+    def _look(
+        self,
+        looks: Mapping[int, int | None],
+        *,
+        executed: Set[int] = frozenset(),
+        due: Set[int] = frozenset(),
+    ) -> Changes:
+        """Look at pids, each with the pid of the parent whose program it runs for sure, if any. ``executed`` are read
+        in full, ``due`` refreshed, others no further than stat tells of a difference.
+        """
+        added: dict[ProcessKey, ProcessFacts] = {}
+        changed: dict[ProcessKey, ProcessFacts] = {}
+        gone: list[ProcessKey] = []
+        for pid, parent in looks.items():
+            entry = self._entries.get(pid)
+            key, old = (entry.key, entry.facts) if entry is not None else (None, None)
+            if entry is not None and pid in due:
+                entry.due_scan = 0
+                if pid in executed:
+                    entry.wanted = _ANEW
+            updated = self._update_one(pid, entry, parent)
+            if updated is None:
+                self._entries.pop(pid, None)
+            else:
+                self._entries[pid] = updated
+            facts = updated.facts if updated is not None else None
+            if key is not None and old is not None and (updated is None or updated.key != key):
+                gone.append(key)
+                old = None
+            if updated is not None and facts is not None and facts is not old:
+                (added if old is None else changed)[updated.key] = facts
+        if added or changed or gone:
+            live = dict(self.live)
+            for key in gone:
+                live.pop(key, None)
+            live.update(changed)
+            live.update(added)
+            self.live = live
+        return Changes(tuple(added), tuple(changed), tuple(gone))
+
+    def _update_one(self, pid: int, entry: _Entry | None, parent: int | None = None) -> _Entry | None:
         due = entry is None or self._scan >= entry.due_scan
         if entry is not None and entry.facts is None and not due:
             return entry
@@ -133,7 +231,7 @@ class ProcessCache:
             stat = parse_stat(pid, raw)
             if entry is None or entry.stat.start_ticks != stat.start_ticks:
                 same = None
-                return self._read_new(stat)
+                return self._read_new(stat, parent)
             return self._read_known(entry, stat, due)
         except (ProcessGoneError, ValueError):
             self._vanished += 1
@@ -144,12 +242,12 @@ class ProcessCache:
             return same
         return None
 
-    def _read_new(self, stat: Stat) -> _Entry | None:
+    def _read_new(self, stat: Stat, parent: int | None) -> _Entry | None:
         if stat.ended:
             return None
         self._dirty = True
         key = ProcessKey(stat.pid, stat.start_ticks)
-        facts = None if stat.kernel_thread else self._full(stat)
+        facts = None if stat.kernel_thread else self._forked(stat, parent) or self._full(stat)
         # Processes found by the first scan are old on the whole; reading them all again soon would cost for
         # nothing.
         first_scan = self._scan if self._scan > 1 else -YOUNG_SCANS
@@ -180,6 +278,15 @@ class ProcessCache:
             entry.due_scan = self._next_due(stat.pid, entry.first_scan)
         return entry
 
+    def _forked(self, stat: Stat, parent: int | None) -> ProcessFacts | None:
+        known = self._entries.get(parent) if parent is not None else None
+        if known is None or known.facts is None or known.wanted is not self._wanted:
+            return None
+        # Not the same program, or one that we may not look into: then everything must be read.
+        if known.stat.image != stat.image or not any(int(address) for address in stat.image):
+            return None
+        return self._reader.forked(known.facts, stat)
+
     def _full(self, stat: Stat) -> ProcessFacts:
         self._read_in_full += 1
         return self._reader.facts(stat, self._wanted)
@@ -200,3 +307,10 @@ class ProcessCache:
                 if labels != entry.facts.labels:
                     self._dirty = True
                     entry.facts = replace(entry.facts, labels=labels)
+
+
+def _given_out(pid: int, before: int | None, now: int | None) -> bool:
+    """Whether the kernel may have given ``pid`` out between two instants, by the pids given out last at each."""
+    if before is None or now is None:
+        return True
+    return before < pid <= now if before <= now else pid > before or pid <= now

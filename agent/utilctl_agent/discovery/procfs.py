@@ -56,6 +56,7 @@ class Stat:
     kernel_thread: bool
     leader_gone: bool
     ended: bool
+    threads: int
 
 
 def parse_stat(pid: int, raw: bytes) -> Stat:
@@ -66,6 +67,7 @@ def parse_stat(pid: int, raw: bytes) -> Stat:
         raise ValueError(f"stat of pid {pid} is malformed")
     # fields[n] is field n + 3 of proc_pid_stat(5).
     leader_gone = fields[0] in (b"Z", b"X", b"x")
+    threads = int(fields[17])
     return Stat(
         raw=raw,
         pid=pid,
@@ -75,7 +77,8 @@ def parse_stat(pid: int, raw: bytes) -> Stat:
         image=(*fields[23:26], *fields[42:49]),
         kernel_thread=bool(int(fields[6]) & _PF_KTHREAD),
         leader_gone=leader_gone,
-        ended=leader_gone and int(fields[17]) <= 1,
+        ended=leader_gone and threads <= 1,
+        threads=threads,
     )
 
 
@@ -120,6 +123,14 @@ class ProcReader:
         except OSError as error:
             raise FailedError(f"cannot list {self.proc_root}: {error.strerror}", hint="mount proc there") from None
         return [int(name) for name in names if name.isdecimal()]
+
+    def last_pid(self) -> int | None:
+        """The pid given out last, by which a reader knows what pids may have been reused; None if it is not told."""
+        try:
+            with open(f"{self.proc_root}/loadavg", "rb") as file:  # noqa: PTH123 - a Path costs as much
+                return int(file.read(128).split()[-1])
+        except (OSError, ValueError, IndexError):
+            return None
 
     def stat_text(self, pid: int) -> bytes:
         """The text of /proc/PID/stat.
@@ -196,6 +207,24 @@ class ProcReader:
             cmdline=cmdline,
             cgroups=cgroups,
             labels=self._labels_of(cgroups),
+        )
+
+    def forked(self, parent: ProcessFacts, stat: Stat) -> ProcessFacts:
+        """Facts of a child that runs its parent's program, at a fifth of the cost: from the parent's, but for those
+        that need not be the same. Raises as stat_text.
+        """
+        uid = self._uid(stat.pid)
+        cgroups = self._cgroups_of(stat.pid)
+        return replace(
+            parent,
+            pid=stat.pid,
+            start_ticks=stat.start_ticks,
+            ppid=stat.ppid,
+            comm=stat.comm,
+            uid=uid,
+            user=parent.user if uid == parent.uid else self._user_name(uid),
+            cgroups=cgroups,
+            labels=parent.labels if cgroups == parent.cgroups else self._labels_of(cgroups),
         )
 
     def forget_user_names(self) -> None:

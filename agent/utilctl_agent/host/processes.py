@@ -13,12 +13,24 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
 from utilctl_agent.host.procstat import ProcessId, parse_stat
 from utilctl_agent.safety.journal import JournalError
+from utilctl_common.quantities import NS_PER_S
+
+MOST_AT_ONCE: Final = 128
+"""Members taken in or let go in one call: some milliseconds of work. What is more waits for the next call, so that a
+storm of forks does not keep the loop from its other principals.
+"""
+
+NEWBORN_TICKS: Final = os.sysconf("SC_CLK_TCK")
+"""A process that joins within this time of its start, and started under our eyes, counts from its start: what it used
+until we knew of it is its group's. A second, in clock ticks: far more than it takes to learn of a process.
+"""
 
 _STOPPED_STATES: Final = (b"T", b"t")
 _BLOCKED_STATES: Final = (b"S", b"D", b"I", b"T", b"t", b"Z", b"X")
@@ -40,8 +52,6 @@ class _Member:
             # The pidfd and /proc/PID may name different processes; the start time settles it.
             if start_ticks != process.start_ticks or state in (b"Z", b"X"):
                 raise ProcessLookupError(errno.ESRCH, "process ended")
-            with contextlib.suppress(OSError):
-                self._schedstat = os.open(f"/proc/{process.pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             self._slot = ledger.enter_process(process.pid, process.start_ticks)
         except OSError:
             self.close()
@@ -55,8 +65,13 @@ class _Member:
 
     def wait_ns(self) -> int | None:
         """Time the only thread was ready and not running; None if it cannot be told."""
-        if self._schedstat < 0 or self.threads != 1:
+        if self.threads != 1:
             return None
+        if self._schedstat < 0:  # opened when first asked for: groups of many never ask, and descriptors are few
+            with contextlib.suppress(OSError):
+                self._schedstat = os.open(f"/proc/{self.process.pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            if self._schedstat < 0:
+                return None
         return int(os.pread(self._schedstat, 96, 0).split()[1])
 
     def state(self) -> bytes:
@@ -115,8 +130,13 @@ class ProcessGroup:
         self._paused = False
         self._keep_empty = keep_empty
         self._seen_ns: dict[ProcessId, int] = {}
+        self._joining: dict[ProcessId, None] = {}  # in their order
+        self._leaving: dict[ProcessId, None] = {}
+        self._since_ticks = _now_ticks()
+        self.refusal = ""
+        """Why some process that should be a member is not, although it lives; empty if there is none."""
         self.update(processes)
-        if not self._members and not keep_empty:
+        if self._ended():
             raise GroupGoneError("none of the processes is alive")
 
     @property
@@ -129,27 +149,80 @@ class ProcessGroup:
         """The members that were alive when last looked at."""
         return frozenset(self._members)
 
+    @property
+    def behind(self) -> bool:
+        """Whether members wait to be taken in or let go: then ``catch_up`` should be called soon."""
+        return bool(self._joining or self._leaving)
+
     def update(self, processes: Iterable[ProcessId]) -> None:
-        """Make the group consist of ``processes``: leavers are resumed, joiners are paused if the group is."""
+        """Make the group consist of ``processes``: leavers are resumed, joiners are paused if the group is.
+
+        What is more than MOST_AT_ONCE is left to ``catch_up``.
+        """
         wanted = frozenset(processes)
-        for process in [p for p in self._members if p not in wanted]:
-            self._drop(process)
-        for process in sorted(wanted - self._members.keys(), key=lambda p: p.pid):
+        self._joining = {p: None for p in self._joining if p in wanted}
+        self._leaving = {p: None for p in self._leaving if p not in wanted}
+        self.refusal = ""
+        self.amend(
+            sorted(wanted - self._members.keys(), key=lambda p: p.pid), [p for p in self._members if p not in wanted]
+        )
+
+    def amend(self, joined: Iterable[ProcessId], left: Iterable[ProcessId]) -> None:
+        """Let processes join and leave, as ``update`` does. Either may be said twice, or of the wrong process."""
+        for process in left:
+            self._joining.pop(process, None)
+            if process in self._members:
+                self._leaving[process] = None
+        for process in joined:
+            self._leaving.pop(process, None)
+            if process not in self._members:
+                self._joining[process] = None
+        self.catch_up()
+
+    def catch_up(self) -> bool:
+        """Take in and let go at most MOST_AT_ONCE of those that wait; True if more do."""
+        leaving = list(islice(self._leaving, MOST_AT_ONCE))
+        for process in leaving:
+            del self._leaving[process]
+            if process in self._members:
+                self._drop(process)
+        for process in list(islice(self._joining, MOST_AT_ONCE - len(leaving))):
+            del self._joining[process]
+            self._join(process)
+        return self.behind
+
+    def _join(self, process: ProcessId) -> None:
+        try:
+            member = _Member(process, self._ledger)
+        except ProcessLookupError:
+            return  # it has ended
+        except JournalError as error:
+            self.refusal = str(error)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                self.refusal = f"process {process.pid} cannot be watched: {error.strerror}"
+            return
+        start_ns = 0
+        if not self._since_ticks <= process.start_ticks >= _now_ticks() - NEWBORN_TICKS:
             try:
-                member = _Member(process, self._ledger)
-            except (OSError, JournalError):
-                continue
-            self._members[process] = member
-            # Only what it consumes from now on counts as the group's.
-            start_ns = member.cpu_ns()
-            self._past_ns -= start_ns
-            self._seen_ns[process] = start_ns
-            if self._paused:
-                with contextlib.suppress(OSError):
-                    member.stop()
+                # Only what it consumes from now on counts as the group's.
+                start_ns = member.cpu_ns()
+            except OSError:
+                member.close()
+                return
+        self._members[process] = member
+        self._past_ns -= start_ns
+        self._seen_ns[process] = start_ns
+        if self._paused:
+            with contextlib.suppress(OSError):
+                member.stop()
+
+    def _ended(self) -> bool:
+        return not self._members and not self._joining and not self._keep_empty
 
     def read(self, *, observe: bool = True) -> Reading:
-        """See host.port.Group. CPU time counts from each member's joining."""
+        """See host.port.Group. CPU time counts from each member's joining, or birth if that was just before."""
         cpu_ns = self.cpu_ns()
         return self._with_waiting(cpu_ns) if observe else Reading(cpu_ns)
 
@@ -168,7 +241,7 @@ class ProcessGroup:
             total_ns += cpu_ns
         for process in gone:
             self._drop(process)
-        if not self._members and not self._keep_empty:
+        if self._ended():
             raise GroupGoneError("all its processes have ended")
         return total_ns
 
@@ -206,7 +279,7 @@ class ProcessGroup:
         if foreign and not stopped:
             raise ForeignStopError("all its processes were stopped by somebody else", hint="they are left stopped")
         self._paused = True
-        if not self._members and not self._keep_empty:
+        if self._ended():
             raise GroupGoneError("all its processes have ended")
 
     def resume(self) -> None:
@@ -227,6 +300,8 @@ class ProcessGroup:
         """See host.port.Group."""
         with contextlib.suppress(MechanismError):
             self.resume()
+        self._joining.clear()
+        self._leaving.clear()
         for process in list(self._members):
             self._drop(process)
 
@@ -240,3 +315,8 @@ class ProcessGroup:
             self._past_ns += self._seen_ns[process]
         self._seen_ns.pop(process, None)
         member.close()
+
+
+def _now_ticks() -> int:
+    """Now, as start times of processes are told: clock ticks since boot."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") // NS_PER_S

@@ -14,20 +14,22 @@ from typing import Final
 from opentelemetry.trace import Span
 
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.cgroup import freezer_refusal
 from utilctl_agent.link import codec
 from utilctl_agent.link.hoststat import read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
 from utilctl_agent.link.metrics import AgentMetrics
 from utilctl_agent.link.report import Reporter
-from utilctl_agent.link.roster import SeeMembers, make_orders
+from utilctl_agent.link.roster import make_orders
 from utilctl_agent.link.session import ControllerSession
 from utilctl_agent.link.settings import AgentSettings
 from utilctl_agent.link.targets import TargetKeeper, TargetSet
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.link.watch import MembershipWatch
+from utilctl_agent.orders import LoopReport, LoopSettings
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import thaw_journal
-from utilctl_common.errors import UtilctlError
+from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
 from utilctl_common.telemetry import context_of, setup
 
@@ -54,14 +56,13 @@ class LinkApp:
         self._reason = "cgroup.freeze is writable" if refusal is None else refusal
         self._keeper = TargetKeeper()
         self._reporter = Reporter(len(settings.cpus))
-        self._members: dict[str, SeeMembers] = {}
-        self._scan_problems: dict[str, str] = {}
+        self._scanner: MembershipScanner | None = None
+        self._watch: MembershipWatch | None = None
         self._order_problems: dict[str, str] = {}
-        self._sent: tuple[int, int, tuple[PrincipalOrder, ...]] | None = None
+        self._dispatcher = Dispatcher()
         self._told: set[tuple[int, int, bool]] = set()
         self._spans: dict[tuple[int, int, bool], Span] = {}
         self._report_interval_ns = NS_PER_S
-        self._rescan = asyncio.Event()
         self._done: asyncio.Future[None]
         self._session = ControllerSession(settings.controllers, self._hello, self._on_targets, self._on_interval)
         self._instance_id = uuid.uuid4().hex
@@ -91,10 +92,11 @@ class LinkApp:
         try:
             loop_pid = await asyncio.wait_for(asyncio.shield(ready), LOOP_TIMEOUT_S)
             own = frozenset({os.getpid(), os.getppid(), loop_pid})
-            scanner = MembershipScanner(self._settings.scope, own)
+            self._scanner = MembershipScanner(self._settings.scope, own, self._settings.scan_ns)
+            self._watch = MembershipWatch(self._scanner, self._wanted_policies, self._instruct)
             tasks = [
                 asyncio.create_task(self._session.run(), name="session"),
-                asyncio.create_task(self._scan_forever(scanner), name="scan"),
+                asyncio.create_task(self._watch.run(), name="membership"),
                 asyncio.create_task(self._report_forever(), name="report"),
                 asyncio.create_task(self._watch_lease(), name="lease"),
             ]
@@ -137,20 +139,25 @@ class LinkApp:
             if message["op"] == "ready" and not ready.done():
                 ready.set_result(int(message["pid"]))
             elif message["op"] == "gone":
-                self._sent = None  # what comes next in its place may look the same, and must be ordered anew
-                self._rescan.set()
+                self._dispatcher.forget()  # what comes next in its place may look the same, and must be ordered anew
+                self._rescan()
+            elif message["op"] == "resend":
+                self._dispatcher.forget()
+                self._instruct()
             elif message["op"] == "report":
                 self._on_report(LoopReport.from_json(message["report"]))
 
     def _on_report(self, loop: LoopReport) -> None:
-        sent = self._sent
-        current = sent is not None and sent[:2] == (loop.epoch, loop.generation)
-        if sent is not None and current and any(order.name not in loop.principals for order in sent[2]):
+        sent = self._dispatcher.sent
+        current = sent is not None and (sent.epoch, sent.generation) == (loop.epoch, loop.generation)
+        if sent is not None and current and any(order.name not in loop.principals for order in sent.principals):
             # Gone before the loop came to it: ordered again with the next scan, should it still be there then.
-            self._sent = None
-        problems = {**self._scan_problems, **self._order_problems}
+            self._dispatcher.forget()
+        scanner = self._scanner
+        members = scanner.members if scanner is not None else {}
+        problems = {**(scanner.problems if scanner is not None else {}), **self._order_problems}
         times = read_cpu_times(self._settings.cpus)
-        report = self._reporter.make(loop, times, self._members, problems)
+        report = self._reporter.make(loop, times, members, problems)
         self._metrics.update(loop, report)
         self._session.send(codec.report_message(report))
         self._confirm(loop)
@@ -196,7 +203,7 @@ class LinkApp:
             return
         self._begin_spans(offered)
         if self._keeper.policies() != policies_before:
-            self._rescan.set()
+            self._rescan()
         self._instruct()
 
     def _begin_spans(self, offered: TargetSet) -> None:
@@ -223,30 +230,26 @@ class LinkApp:
             return
         orders, self._order_problems = make_orders(
             self._keeper.weights(time.monotonic_ns()),
-            self._members,
+            self._scanner.members if self._scanner is not None else {},
             freezer=self._freezer,
             observe=self._settings.mode == "observe",
+            cores=len(self._settings.cpus),
         )
-        sending = (current.epoch, current.generation, orders)
-        if sending == self._sent:
+        message = self._dispatcher.message(current.epoch, current.generation, orders)
+        if message is None:
             return
-        self._sent = sending
-        self._send({"op": "roster", "roster": Roster(*sending).to_json()})
-        self._send({"op": "report"})
+        self._send(message)
+        if message["op"] == "roster":
+            self._send({"op": "report"})
+
+    def _rescan(self) -> None:
+        if self._watch is not None:
+            self._watch.rescan()
+
+    def _wanted_policies(self) -> tuple[SeePolicy, ...] | None:
+        return self._keeper.policies() if self._keeper.current is not None else None
 
     # -- periodic work ------------------------------------------------------------------------------------------
-
-    async def _scan_forever(self, scanner: MembershipScanner) -> None:
-        while True:
-            self._rescan.clear()
-            if self._keeper.current is not None:
-                try:
-                    self._members, self._scan_problems = await asyncio.to_thread(scanner.scan, self._keeper.policies())
-                except UtilctlError as error:
-                    _LOG.warning("processes cannot be matched: %s", error)
-                self._instruct()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rescan.wait(), self._settings.scan_ns / NS_PER_S)
 
     async def _report_forever(self) -> None:
         while True:

@@ -1,19 +1,19 @@
-"""Which processes belong to which SEE, scanned beside the session in a thread of its own."""
+"""Which processes belong to which SEE, kept up to date beside the session, in a thread of its own."""
 
 from __future__ import annotations
 
-import contextlib
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from utilctl_agent.discovery.cadence import Cadence
 from utilctl_agent.discovery.cgroupfs import cgroup_mounts
-from utilctl_agent.discovery.forks import ForkEvents
+from utilctl_agent.discovery.events import listen
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import HostScope, Scope, parse_scope
-from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.link.roster import SeeMembers
-from utilctl_common.errors import FailedError
 from utilctl_common.policy import SeePolicy
 
 COUNT_THREADS_UP_TO: Final = 256
@@ -21,41 +21,75 @@ COUNT_THREADS_UP_TO: Final = 256
 
 
 class MembershipScanner:
-    """Wraps discovery; ``scan`` blocks and is called from one thread at a time."""
+    """Wraps discovery; its methods block and are called from one thread at a time.
 
-    def __init__(self, scope: str | None, own_pids: frozenset[int]) -> None:
-        """Raises UsageError for a scope that does not exist."""
+    ``members`` are those of every SEE that has any, ``problems`` what people must settle, by SEE. Both are replaced,
+    never changed. ``cadence`` says when to call what.
+    """
+
+    def __init__(self, scope: str | None, own_pids: frozenset[int], scan_ns: int, *, events: bool = True) -> None:
+        """``events``: listen to them where that is allowed. Raises UsageError for a scope that does not exist."""
         reader = ProcReader()
         mounts = cgroup_mounts(Path("/proc"))
         chosen: Scope = HostScope() if scope is None else parse_scope(scope, reader, mounts)
-        forks: ForkEvents | None = None
-        with contextlib.suppress(FailedError):  # not permitted: daemons that fork twice between scans stay unknown
-            forks = ForkEvents()
-        self._discovery = Discovery(reader, chosen, own_pids, mounts=mounts, forks=forks)
+        self._events = listen() if events else None
+        self.cadence = Cadence(scan_ns, events=self._events is not None)
+        self.members: dict[str, SeeMembers] = {}
+        self.problems: dict[str, str] = {}
+        self._discovery = Discovery(reader, chosen, own_pids, mounts=mounts, events=self._events)
 
-    def scan(self, policies: tuple[SeePolicy, ...]) -> tuple[dict[str, SeeMembers], dict[str, str]]:
-        """Members of every SEE that has any, and problems by SEE."""
+    @property
+    def lost(self) -> int:
+        """How often the kernel dropped events, each time made good by a scan."""
+        return self._events.lost if self._events is not None else 0
+
+    def fileno(self) -> int | None:
+        """Readable while events wait to be taken in; None without events."""
+        return self._events.fileno() if self._events is not None else None
+
+    def scan(self, policies: tuple[SeePolicy, ...]) -> None:
+        """Look at every process. Raises UsageError and FailedError as Discovery.scan."""
+        begin_ns = time.thread_time_ns()
         membership = self._discovery.scan(policies)
-        groups = self._discovery.groups()
-        members: dict[str, SeeMembers] = {}
-        for see, keys in membership.members.items():
+        self.members = {}
+        self._take_over(membership.members)
+        cost_ns = time.thread_time_ns() - begin_ns
+        self.cadence.scanned(time.monotonic_ns(), cost_ns, behind=self._discovery.behind)
+
+    def look(self) -> bool:
+        """Look at what came, changed or went since the last look; True if anything that is ours differs.
+
+        Raises FailedError.
+        """
+        begin_ns = time.thread_time_ns()
+        touched = self._discovery.glance() if self._events is None else self._discovery.follow()
+        if touched:
+            self._take_over(touched)
+        self.cadence.looked(time.monotonic_ns(), time.thread_time_ns() - begin_ns, changed=bool(touched))
+        return bool(touched)
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._events is not None:
+            self._events.close()
+
+    def _take_over(self, sees: Iterable[str]) -> None:
+        membership, groups = self._discovery.membership, self._discovery.known_groups()
+        members = dict(self.members)
+        for see in sees:
+            keys, found = membership.members[see], groups[see]
             if not keys:
+                members.pop(see, None)
                 continue
-            found = groups[see]
+            many = len(keys) > COUNT_THREADS_UP_TO
             members[see] = SeeMembers(
-                processes=tuple((key.pid, key.start_ticks) for key in keys),
+                processes=keys,
                 cgroups=tuple(str(path) for path in found.cgroup_paths),
-                loose=tuple((key.pid, key.start_ticks) for key in found.loose),
-                threads=_threads([key.pid for key in keys]),
+                loose=found.loose,
+                threads=len(keys) if many else self._discovery.threads(keys),
             )
         problems: dict[str, str] = {}
         for problem in membership.problems:
             for see in problem.sees:
                 problems.setdefault(see, problem.message)
-        return members, problems
-
-
-def _threads(pids: list[int]) -> int:
-    if len(pids) > COUNT_THREADS_UP_TO:
-        return len(pids)
-    return sum(stat[2] for pid in pids if (stat := read_stat(pid)) is not None)
+        self.members, self.problems = members, problems

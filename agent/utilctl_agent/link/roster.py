@@ -28,11 +28,18 @@ UNSUPPORTED_MODES: Mapping[str, str] = {
 
 
 def make_orders(
-    targets: Mapping[str, LocalTarget], members: Mapping[str, SeeMembers], *, freezer: bool, observe: bool
+    targets: Mapping[str, LocalTarget],
+    members: Mapping[str, SeeMembers],
+    *,
+    freezer: bool,
+    observe: bool,
+    cores: int,
 ) -> tuple[tuple[PrincipalOrder, ...], dict[str, str]]:
     """Orders for every SEE with processes here, by name, and problems by SEE.
 
-    freezer: whole cgroups may be frozen. observe: nothing may be paused on this host.
+    freezer: whole cgroups may be frozen. observe: nothing may be paused on this host. cores: what it shares out; more
+    parallelism than that makes no difference, so that an order for whole cgroups stays the same, and need not be sent,
+    while processes come and go in them.
     """
     orders: list[PrincipalOrder] = []
     problems: dict[str, str] = {}
@@ -50,7 +57,7 @@ def make_orders(
             PrincipalOrder(
                 name=name,
                 share=min(MAX_SHARE, max(MIN_SHARE, target.weight)),
-                parallelism=max(1, found.threads),
+                parallelism=max(1, min(found.threads, cores)),
                 cap_cores=target.cap_cores,
                 cgroups=found.cgroups if use_cgroups else (),
                 processes=found.loose if use_cgroups else found.processes,

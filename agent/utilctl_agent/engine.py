@@ -26,9 +26,9 @@ class Step(NamedTuple):
     gone: tuple[str, ...]
 
 
-_Points = tuple[Group, Group | None, int, int]
-"""A switch of the plan: whose turn ends, whose begins (None: that is to be decided), the least consumption of the
-former by then, and when the turn that begins ends."""
+_Points = tuple[Group, Group | None, Group | None, int, int]
+"""A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
+consumed by then, and when the turn that begins ends."""
 
 
 @dataclass(slots=True)
@@ -159,7 +159,8 @@ class Engine:
         if self._closed:
             closed = (*self.settle(), *closed)
         if decision.plan and not gone:
-            self._lay_track(decision.plan)
+            settles = decision.ineligible[0] if decision.lags and decision.ineligible else None
+            self._lay_track(decision.plan, lags=decision.lags, settles=settles)
         if self._plan:
             return Step(self._switch_ns, closed, gone)
         if breath_ns is not None and breath_ns < wake_ns:
@@ -171,17 +172,19 @@ class Engine:
 
         Does as little as it can: after the work of others has been in the caches, every line counts.
         """
-        group, following, least_cpu_ns, until_ns = self._next
+        ending, following, read, least_cpu_ns, until_ns = self._next
         if following is None or now_ns < self._switch_ns:
             return None
+        cpu_ns = 0
         try:
-            cpu_ns = group.cpu_ns()
-            if cpu_ns < least_cpu_ns:
-                self._failed = True
-                return None
-            if following is not group:
+            if read is not None:
+                cpu_ns = read.cpu_ns()
+                if cpu_ns < least_cpu_ns:
+                    self._failed = True
+                    return None
+            if following is not ending:
                 following.resume()
-                group.pause()
+                ending.pause()
         except FailedError:
             return None  # the decision that follows tries the same again, and deals with the refusal
         switches = self._switches
@@ -190,18 +193,22 @@ class Engine:
         self._switch_ns = until_ns
         return until_ns
 
-    def _lay_track(self, plan: tuple[Turn, ...]) -> None:
-        """Prepare the switches of ``plan`` that come before a breath is due."""
+    def _lay_track(self, plan: tuple[Turn, ...], *, lags: bool, settles: str | None) -> None:
+        """Prepare the switches of ``plan`` that come before a breath is due. settles: whose turn has just ended."""
         groups = self._groups
         breath_ns = self._governor.reach_ns(plan)
         track: list[_Points] = []
+        before = Turn(settles, 0, 0) if settles is not None else None
         for ending, following in pairwise(plan):
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
-            track.append((groups[ending.name], groups[following.name], ending.least_cpu_ns, following.until_ns))
+            read = before if lags else ending
+            group, least_cpu_ns = (groups[read.name], read.least_cpu_ns) if read is not None else (None, 0)
+            track.append((groups[ending.name], groups[following.name], group, least_cpu_ns, following.until_ns))
+            before = ending
         if not track:
             return
-        track.append((groups[plan[len(track)].name], None, 0, 0))
+        track.append((groups[plan[len(track)].name], None, None, 0, 0))
         self._plan, self._track, self._next, self._switch_ns = plan, track, track[0], plan[0].until_ns
 
     def _catch_up(self, *, failed: bool = False) -> None:

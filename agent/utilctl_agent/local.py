@@ -94,6 +94,7 @@ class _Runner:
         self._use_cgroups = refusal is None
         self._reason = "cgroup.freeze is writable" if refusal is None else refusal
         self._started: list[_Started] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._dispatcher = Dispatcher()
         self._watch: TreeWatch | None = None
 
@@ -141,6 +142,7 @@ class _Runner:
         if self._use_cgroups and any(w.command or w.pids for w in self._settings.workloads):
             cgroups = WorkCgroup(f"utilctl-alps-{os.getpid()}")
             self._stack.callback(cgroups.remove)
+        self._stack.callback(_end_workloads, self._processes)
         for index, workload in enumerate(self._settings.workloads):
             name = f"p{index}"
             if workload.cgroup is not None:
@@ -175,7 +177,7 @@ class _Runner:
                 start_new_session=True,
                 preexec_fn=enter,  # noqa: PLW1509 - no threads here
             )
-            self._stack.callback(_end_workload, process)
+            self._processes.append(process)
         return _Started(name, workload, process=process, cgroup=folder)
 
     def _configure(self, channel: Channel) -> int:
@@ -355,12 +357,13 @@ def _stop_guard(guard: subprocess.Popen[bytes]) -> None:
             guard.wait()
 
 
-def _end_workload(process: subprocess.Popen[bytes]) -> None:
-    """End a workload and its process group: it is ours, we started it."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5 if number == signal.SIGTERM else 5)
-            if number == signal.SIGKILL:
-                return
+def _end_workloads(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End workloads and their process groups, all at the same time: they are ours, we started them."""
+    for number, patience_s in ((signal.SIGTERM, 0.5), (signal.SIGKILL, 5.0)):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + patience_s
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))

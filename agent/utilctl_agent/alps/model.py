@@ -96,7 +96,7 @@ class CycleRecord:
 
     index: int
     end_ns: int
-    cpu_ns: Mapping[str, int]
+    cpu_ns: dict[str, int]
 
 
 class Turn(NamedTuple):
@@ -113,7 +113,10 @@ class Turn(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """A planned turn ended and the next one began: when, and the consumption of the one whose turn it was."""
+    """A planned turn ended and the next one began: when, and the consumption of the one whose turn it was.
+
+    Where readings lag (``Decision.lags``), the consumption of the one whose turn had ended one switch earlier.
+    """
 
     now_ns: int
     cpu_ns: int
@@ -128,6 +131,8 @@ class Decision(NamedTuple):
     plan: the turn that goes on and the turns to follow it, or nothing. They may be carried out without asking, each
         switch at the ``until_ns`` of the turn that ends; ``follow`` tells of them before the next decision, which is
         due at the ``until_ns`` of the last turn.
+    lags: readings of what runs on several CPUs lag, so whoever carries the plan out reads each principal at the first
+        switch after the one that ended its turn, before it can run again.
     """
 
     ineligible: tuple[str, ...]
@@ -135,6 +140,7 @@ class Decision(NamedTuple):
     next_wake_ns: int
     closed: tuple[CycleRecord, ...] = ()
     plan: tuple[Turn, ...] = ()
+    lags: bool = False
 
 
 class Scheduler(Protocol):

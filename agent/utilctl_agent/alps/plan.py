@@ -57,7 +57,7 @@ def plan_turns(
     threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances): who shares
     a turn with others, which ends the plan.
     """
-    allowance_ns = {id(p): p.allowance_ns for p in everybody}
+    allowance_ns = {id(p): p.left_ns for p in everybody}
     waiting = list(queue)
     least_ns: dict[int, int] = {}
     plan: list[PlannedTurn] = []
@@ -68,7 +68,8 @@ def plan_turns(
         pieces = max(1, -(-(until_ns - begin_ns) // longest_ns))
         for piece in range(1, pieces + 1):
             end_ns = begin_ns + (until_ns - begin_ns) * piece // pieces
-            least_ns[key] = least_ns.get(key, principal.last_cpu_ns) + int(FULL_USE * used_ns / pieces) - slack_ns
+            seen_ns = least_ns.get(key, principal.last_cpu_ns + principal.pending_ns)
+            least_ns[key] = seen_ns + int(FULL_USE * used_ns / pieces) - slack_ns
             plan.append(PlannedTurn(Turn(principal.spec.name, end_ns, least_ns[key]), principal, floor, closes))
             closes = False
         allowance_ns[key] -= used_ns

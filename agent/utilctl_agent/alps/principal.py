@@ -56,7 +56,10 @@ class Principal:
     allowance_ns: int = 0
     turn_floor_ns: int = 0  # allowance at which this turn ends: 0, or more if the cycle is long
     together: bool = False  # it shares its turn with others
+    turn_began_ns: int = 0
+    turn_used_ns: int = 0  # its consumption when its turn began
     due_ns: int = 0  # when its turn is expected to end, 0: not planned
+    pending_ns: int = 0  # expected to have been used in its last turn beyond what was read, while readings lag
     used_ns: int = 0  # consumption since it joined
     cycle_start_used_ns: int = 0
     credit_ns: int = 0  # CPU time it could have used in this cycle had we, or the kernel, let it
@@ -68,6 +71,11 @@ class Principal:
     observed_used_ns: int = 0
     observed_others_ns: int = 0  # what the others used meanwhile, up to the mark
     others_mark_ns: int = 0
+
+    @property
+    def left_ns(self) -> int:
+        """Its allowance, as far as is known or expected."""
+        return self.allowance_ns - self.pending_ns
 
 
 def _waited_ns(principal: Principal, reading: Reading) -> int:

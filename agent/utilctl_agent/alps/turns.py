@@ -74,6 +74,11 @@ class TurnScheduler:
         self._lead_ns = 0
         self._planned_lead_ns = 0
         self._plan: list[PlannedTurn] = []
+        # Where readings lag: those who were made ineligible and not read since, and cycles that wait for that.
+        self._lags = settings.reading_error_ns > 0
+        self._unsettled: dict[str, Principal] = {}
+        self._late: list[tuple[CycleRecord, set[str]]] = []
+        self._settles: Principal | None = None  # whom the first switch of the plan reads
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -98,6 +103,9 @@ class TurnScheduler:
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
         gone = self._principals.pop(name)
+        self._unsettled.pop(name, None)
+        for _, missing in self._late:
+            missing.discard(name)
         del self._at[gone.role][name]
         if gone in self._caps:
             self._caps.remove(gone)
@@ -144,6 +152,8 @@ class TurnScheduler:
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
         due = {name: now_ns >= p.observe_at_ns for name, p in self._turn.items()}
+        for name in self._unsettled:
+            due[name] = False
         if self._lights:
             scan = now_ns >= self._scan_ns
             for name, principal in self._lights.items():
@@ -158,7 +168,7 @@ class TurnScheduler:
             self._scan_ns = now_ns + self._settings.idle_sleep_ns
         if self._caps:
             self._fill_caps(now_ns)
-        closed = self._rotate(now_ns)
+        closed = (*self._settled_cycles(), *self._rotate(now_ns))
         ineligible: list[str] = []
         eligible: list[str] = []
         if self._moved:
@@ -172,15 +182,19 @@ class TurnScheduler:
         self._plan = self._planned(now_ns)
         if self._plan:
             plan = tuple(planned.turn for planned in self._plan)
-            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan)
+            self._settles = next(iter(self._unsettled.values()), None)
+            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lags)
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns
         if may_run:
             principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
-            principal.last_ns = now_ns
+            principal.last_ns = principal.turn_began_ns = now_ns
+            principal.turn_used_ns = principal.used_ns
         else:
+            if self._lags:
+                self._unsettled[principal.spec.name] = principal
             principal.ineligible_since_ns = now_ns
             principal.observed_others_ns += others_ns - principal.others_mark_ns
         principal.others_mark_ns = others_ns
@@ -191,7 +205,7 @@ class TurnScheduler:
     def _planned(self, now_ns: int) -> list[PlannedTurn]:
         """Turns ahead, if everybody who is active is trusted to want all the CPU there is; else nothing."""
         settings = self._settings
-        if settings.cores > 1 or self._together or len(self._turn) != 1 or not (self._queue or self._spent):
+        if self._together or len(self._turn) != 1 or len(self._unsettled) > 1 or not (self._queue or self._spent):
             return []
         if self._caps or self._shut or any(light.active for light in self._lights.values()):
             return []
@@ -208,10 +222,10 @@ class TurnScheduler:
             now_ns=now_ns,
             cores=settings.cores,
             lead_ns=self._planned_lead_ns,
-            slack_ns=MAX_LEAD_NS,
+            slack_ns=MAX_LEAD_NS * settings.cores,
             aim_ns=LEAD_AIM_NS,
             horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
-            longest_ns=settings.max_sleep_ns,
+            longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=self._floor_ns,
             threshold_ns=self._threshold_ns,
             together=self._amounts_together,
@@ -223,15 +237,20 @@ class TurnScheduler:
         for switch, ended, begun in zip(switches, self._plan, self._plan[1:], strict=False):
             now_ns = switch.now_ns
             principal, successor = ended.principal, begun.principal
-            elapsed_ns = now_ns - principal.last_ns
-            used_ns = self._charge(principal, now_ns, switch.cpu_ns)
-            self._learn(elapsed_ns - used_ns, planned=ended is not self._plan[0])
-            principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
-            principal.observe_at_ns = now_ns + LOOK_NS
-            principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
+            if self._lags:
+                if self._settles is not None:
+                    self._settle(self._settles, switch.cpu_ns)
+                    closed += self._settled_cycles()
+                self._settles = principal
+                turn_ns = now_ns - principal.turn_began_ns - self._planned_lead_ns
+                principal.pending_ns = max(1, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
+            else:
+                elapsed_ns = now_ns - principal.last_ns
+                used_ns = self._charge(principal, now_ns, switch.cpu_ns)
+                self._prove(principal, elapsed_ns, used_ns, planned=ended is not self._plan[0])
             if successor is principal:
                 continue
-            self._move(principal, "queue" if ended.floor_ns > 0 and principal.allowance_ns > DONE_NS else "spent")
+            self._move(principal, "queue" if ended.floor_ns > 0 and principal.left_ns > DONE_NS else "spent")
             if begun.closes:
                 closed += self._close(now_ns)
             self._move(successor, "turn")
@@ -242,10 +261,54 @@ class TurnScheduler:
             self._held_back = True
         self._moved.clear()
         self._plan = []
-        if failed:
+        if failed and not self._lags:
             for principal in self._turn.values():
                 principal.observe_at_ns = 0
         return tuple(closed)
+
+    def _prove(self, principal: Principal, elapsed_ns: int, used_ns: int, *, planned: bool) -> None:
+        """A turn was used to the full: that needs no observation, and tells what the loop itself takes."""
+        self._learn(elapsed_ns - used_ns // self._cores, planned=planned)
+        principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+        principal.observe_at_ns = principal.last_ns + LOOK_NS
+        principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
+
+    # -- readings that lag --------------------------------------------------------------------------------------
+
+    def _settle(self, principal: Principal, cpu_ns: int) -> None:
+        """Account for all that ``principal`` has used in the turn that ended some time ago."""
+        if self._unsettled.pop(principal.spec.name, None) is None:
+            return
+        used_ns = self._charge(principal, principal.ineligible_since_ns, cpu_ns)
+        principal.pending_ns = 0
+        turn_ns = principal.ineligible_since_ns - principal.turn_began_ns
+        turn_used_ns = principal.used_ns - principal.turn_used_ns
+        if principal.hungry:
+            if turn_used_ns + MAX_LEAD_NS * self._cores < IDLING * principal.rate_cores * turn_ns:
+                principal.observe_at_ns = 0
+            elif principal.streak >= TRUSTED and principal.rate_cores >= self._cores - 2 * FULL_TOLERANCE_CORES:
+                self._prove(principal, turn_ns, turn_used_ns, planned=principal.due_ns > 0)
+        for record, missing in self._late:
+            if principal.spec.name in missing:
+                missing.discard(principal.spec.name)
+                principal.cycle_start_used_ns += used_ns
+                record.cpu_ns[principal.spec.name] += used_ns
+                break
+
+    def _settled_cycles(self) -> tuple[CycleRecord, ...]:
+        """Cycles whose last reading has come in."""
+        closed: list[CycleRecord] = []
+        while self._late and not self._late[0][1]:
+            closed.append(self._late.pop(0)[0])
+        return tuple(closed)
+
+    def _lagging_ns(self, principal: Principal, now_ns: int) -> int:
+        """What ``principal``, in its turn, has probably used beyond what was read."""
+        if not self._lags:
+            return 0
+        expected_ns = round((now_ns - principal.turn_began_ns) * principal.rate_cores)
+        most_ns = self._settings.reading_error_ns * (self._cores - 1)
+        return min(most_ns, max(0, expected_ns - principal.used_ns + principal.turn_used_ns))
 
     # -- accounting ---------------------------------------------------------------------------------------------
 
@@ -258,6 +321,9 @@ class TurnScheduler:
             if principal is None:
                 continue
             cpu_ns, wait_ns, blocked = reading
+            if name in self._unsettled:
+                self._settle(principal, cpu_ns)
+                continue
             elapsed_ns = now_ns - principal.last_ns
             used_ns = self._charge(principal, now_ns, cpu_ns)
             if principal.together:
@@ -334,9 +400,14 @@ class TurnScheduler:
             threads = pace(self._turn.values())
             over = [p for p in self._turn.values() if expected_ns(p, threads) <= NEAR_NS]
         else:
-            over = [p for p in self._turn.values() if p.allowance_ns <= p.turn_floor_ns + DONE_NS]
+            over = []
+            for principal in self._turn.values():
+                lagging_ns = self._lagging_ns(principal, now_ns)
+                if principal.allowance_ns - lagging_ns <= principal.turn_floor_ns + DONE_NS:
+                    principal.pending_ns = max(1, lagging_ns) if self._lags else 0
+                    over.append(principal)
         for principal in over:
-            self._move(principal, "spent" if principal.allowance_ns <= DONE_NS else "queue")
+            self._move(principal, "spent" if principal.left_ns <= DONE_NS else "queue")
         exhausted = [p for p in self._lights.values() if p.allowance_ns <= DONE_NS] if self._lights else []
         if self._turn and not exhausted and not self._moved and self._cores == 1:
             return ()  # the turn goes on
@@ -379,7 +450,7 @@ class TurnScheduler:
         return load
 
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
-        if self._cycle_ns < 2 * ROUND_NS or self._caps or self._lights:
+        if self._cores > 1 or self._cycle_ns < 2 * ROUND_NS or self._caps or self._lights:
             return {}
         return amounts_together(candidates, cycle_ns=self._cycle_ns, round_ns=ROUND_NS)
 
@@ -400,20 +471,21 @@ class TurnScheduler:
                 principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
                 principal.ineligible_since_ns = now_ns
             # Where nobody was held back, what was used beyond the allotment did no harm and is no debt. Of what is
-            # left over, only that is carried over which the principal was kept from using; on a single core a hungry
-            # one was kept from all of it.
+            # left over, only that is carried over which the principal was kept from using; a hungry one that fills
+            # all cores was kept from all of it.
             least_ns = -self._cycle_ns if self._held_back else 0
-            usable = principal.hungry and self._settings.cores == 1
-            most_ns = principal.allowance_ns if usable else principal.credit_ns
-            principal.allowance_ns = max(least_ns, min(principal.allowance_ns, most_ns))
-            principal.credit_ns = max(0, principal.allowance_ns)
+            fills = self._cores == 1 or principal.rate_cores >= self._cores - 2 * FULL_TOLERANCE_CORES
+            left_ns = principal.left_ns
+            left_ns = max(least_ns, min(left_ns, left_ns if principal.hungry and fills else principal.credit_ns))
+            principal.allowance_ns = left_ns + principal.pending_ns
+            principal.credit_ns = max(0, left_ns)
         cycles = self._cycles_until_ready()
         ready: list[Principal] = []
         for principal in everybody:
             principal.allowance_ns += cycles * principal.allotment_ns
             role = principal.role
             if role == "spent" or role == "queue":
-                if principal.allowance_ns > self._threshold_ns(principal):
+                if principal.left_ns > self._threshold_ns(principal):
                     ready.append(principal)
             elif role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
@@ -422,14 +494,14 @@ class TurnScheduler:
             ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
         for principal in ready:
             self._move(principal, "queue")
-        return (self._record(now_ns),)
+        return self._record(now_ns)
 
     def _cycles_until_ready(self) -> int:
         """How many allotments it takes until somebody hungry can have a turn; nearly always one."""
         least = 0
         for principal in self._principals.values():
             if principal.hungry and principal.allotment_ns > 0 and principal.role != "capped":
-                missing_ns = self._threshold_ns(principal) - principal.allowance_ns
+                missing_ns = self._threshold_ns(principal) - principal.left_ns
                 if missing_ns < principal.allotment_ns:
                     return 1
                 cycles = missing_ns // principal.allotment_ns + 1
@@ -443,16 +515,21 @@ class TurnScheduler:
             principal.credit_ns = 0
             if principal.role == "shut":
                 self._move(principal, "light")
-        return (self._record(now_ns),)
+        return self._record(now_ns)
 
-    def _record(self, now_ns: int) -> CycleRecord:
+    def _record(self, now_ns: int) -> tuple[CycleRecord, ...]:
         consumed: dict[str, int] = {}
         for name, principal in self._principals.items():
             consumed[name] = principal.used_ns - principal.cycle_start_used_ns
             principal.cycle_start_used_ns = principal.used_ns
         self._cycles += 1
         self._held_back = False
-        return CycleRecord(self._cycles - 1, now_ns, consumed)
+        record = CycleRecord(self._cycles - 1, now_ns, consumed)
+        missing = {name for name, p in self._principals.items() if name in self._unsettled or p.pending_ns}
+        if not missing:
+            return (record,)
+        self._late.append((record, missing))
+        return ()
 
     # -- when to look again -------------------------------------------------------------------------------------
 
@@ -465,7 +542,7 @@ class TurnScheduler:
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:
-                left_ns = principal.allowance_ns - principal.turn_floor_ns
+                left_ns = max(0, principal.allowance_ns - principal.turn_floor_ns - self._lagging_ns(principal, now_ns))
                 turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
                 principal.due_ns = now_ns + turn_ns
                 turn_ns += LEAD_AIM_NS

@@ -13,7 +13,7 @@ from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.alps.principal import Principal
 from utilctl_agent.alps.together import LEAST_NS, amounts_together
 from utilctl_agent.alps.turns import ROUND_NS, TurnScheduler
-from utilctl_agent.testing import Bursts, SimulatedHost
+from utilctl_agent.testing import Bursts, SimulatedHost, Spin
 
 SLOW = settings(max_examples=25, deadline=None)
 LATENCY_NS = 60_000
@@ -97,6 +97,50 @@ class TestPlans:
         assert governor.reach_ns(plan) is None, "c runs again before 450 ms"
         assert governor.reach_ns([*plan[:3], Turn("a", 500 * MS, 0)]) == 450 * MS
         assert governor.reach_ns([Turn("a", 449 * MS, 0)]) is None
+
+
+class TestReadingsThatLag:
+    """Several CPUs: what runs on another one is known up to its last tick only, 4 ms ago."""
+
+    @staticmethod
+    def groups(shares: list[int], *, cores: int = 2, threads: int = 6) -> Alps:
+        core = TurnScheduler(CoreSettings(quantum_ns=40 * MS, cores=cores, reading_error_ns=4 * MS))
+        alps = Alps(core, SimulatedHost(cores, tick_ns=4 * MS), latency_ns=LATENCY_NS)
+        for number, share in enumerate(shares):
+            alps.add(f"p{number}", share, *[Spin()] * threads)
+        return alps
+
+    @SLOW
+    @given(shares=st.lists(st.integers(1, 5), min_size=2, max_size=5), cores=st.integers(2, 4))
+    def test_groups_that_fill_the_host_are_exact_in_every_cycle(self, shares: list[int], cores: int) -> None:
+        alps = self.groups(shares, cores=cores)
+        cycle_ns = sum(shares) * 40 * MS // cores
+        run_for(alps.host, 15 * cycle_ns, alps)
+        alps.log.cycles.clear()
+        run_for(alps.host, 20 * cycle_ns, alps)
+        errors = [rms_relative_error(record.cpu_ns, alps.shares) for record in alps.log.cycles]
+        assert len(errors) >= 15
+        assert sum(errors) / len(errors) <= 0.02
+        assert alps.host.idle_ns == 0
+
+    @SLOW
+    @given(shares=st.lists(st.integers(1, 5), min_size=2, max_size=4), stop_ms=st.integers(300, 3_000))
+    def test_every_cycle_is_reported_with_all_that_was_used_in_it(self, shares: list[int], stop_ms: int) -> None:
+        alps = self.groups(shares)
+        run_for(alps.host, stop_ms * MS, alps)
+        assert [record.index for record in alps.log.cycles] == list(range(len(alps.log.cycles)))
+        counted = alps.log.totals_ns()
+        used = alps.used_ns()
+        assert all(counted.get(name, 0) <= used[name] for name in used)
+        if alps.log.cycles:
+            end_ns = alps.log.cycles[-1].end_ns
+            assert sum(counted.values()) == pytest.approx(2 * end_ns, abs=2 * 4 * MS)
+
+    def test_one_that_sleeps_is_noticed_although_it_is_read_late(self) -> None:
+        alps = self.groups([1, 1])
+        alps.add("sleeper", 2, *[Bursts(1_000 * MS, 500 * MS)] * 4)
+        run_for(alps.host, 20_000 * MS, alps)
+        assert alps.host.idle_ns <= 0.05 * 2 * alps.host.now_ns()
 
 
 class TestCommonTurns:

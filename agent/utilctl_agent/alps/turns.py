@@ -132,6 +132,8 @@ class TurnScheduler:
         self._at[role][name] = principal
         principal.role = role
         principal.together = False
+        if role == "turn":
+            principal.pending_ns = 0
         self._moved.append(principal)
 
     def _classified(self, principal: Principal) -> None:
@@ -168,7 +170,8 @@ class TurnScheduler:
             self._scan_ns = now_ns + self._settings.idle_sleep_ns
         if self._caps:
             self._fill_caps(now_ns)
-        closed = (*self._settled_cycles(), *self._rotate(now_ns))
+        settled = self._settled_cycles()
+        closed = self._rotate(now_ns)
         ineligible: list[str] = []
         eligible: list[str] = []
         if self._moved:
@@ -178,6 +181,7 @@ class TurnScheduler:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
             self._moved.clear()
+        closed = (*settled, *self._complete(closed))
         sleep_ns = self._sleep_ns(now_ns)
         self._plan = self._planned(now_ns)
         if self._plan:
@@ -243,7 +247,7 @@ class TurnScheduler:
                     closed += self._settled_cycles()
                 self._settles = principal
                 turn_ns = now_ns - principal.turn_began_ns - self._planned_lead_ns
-                principal.pending_ns = max(1, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
+                principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
             else:
                 elapsed_ns = now_ns - principal.last_ns
                 used_ns = self._charge(principal, now_ns, switch.cpu_ns)
@@ -251,13 +255,13 @@ class TurnScheduler:
             if successor is principal:
                 continue
             self._move(principal, "queue" if ended.floor_ns > 0 and principal.left_ns > DONE_NS else "spent")
-            if begun.closes:
-                closed += self._close(now_ns)
+            records = self._close(now_ns) if begun.closes else ()
             self._move(successor, "turn")
             successor.turn_floor_ns = begun.floor_ns
             successor.due_ns = begun.turn.until_ns
             self._switch(principal, False, now_ns)
             self._switch(successor, True, now_ns)
+            closed += self._complete(records)
             self._held_back = True
         self._moved.clear()
         self._plan = []
@@ -295,6 +299,13 @@ class TurnScheduler:
                 record.cpu_ns[principal.spec.name] += used_ns
                 break
 
+    def _complete(self, records: tuple[CycleRecord, ...]) -> tuple[CycleRecord, ...]:
+        """Of the cycles that end now those whose figures are complete; the others wait for readings."""
+        if not self._unsettled:
+            return records
+        self._late += [(record, set(self._unsettled)) for record in records]
+        return ()
+
     def _settled_cycles(self) -> tuple[CycleRecord, ...]:
         """Cycles whose last reading has come in."""
         closed: list[CycleRecord] = []
@@ -307,7 +318,7 @@ class TurnScheduler:
         if not self._lags:
             return 0
         expected_ns = round((now_ns - principal.turn_began_ns) * principal.rate_cores)
-        most_ns = self._settings.reading_error_ns * (self._cores - 1)
+        most_ns = self._settings.reading_error_ns * self._cores
         return min(most_ns, max(0, expected_ns - principal.used_ns + principal.turn_used_ns))
 
     # -- accounting ---------------------------------------------------------------------------------------------
@@ -404,7 +415,7 @@ class TurnScheduler:
             for principal in self._turn.values():
                 lagging_ns = self._lagging_ns(principal, now_ns)
                 if principal.allowance_ns - lagging_ns <= principal.turn_floor_ns + DONE_NS:
-                    principal.pending_ns = max(1, lagging_ns) if self._lags else 0
+                    principal.pending_ns = lagging_ns
                     over.append(principal)
         for principal in over:
             self._move(principal, "spent" if principal.left_ns <= DONE_NS else "queue")
@@ -489,7 +500,7 @@ class TurnScheduler:
                     ready.append(principal)
             elif role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
-        if self._cores > 1:
+        if any(p.rate_cores < self._cores - 2 * FULL_TOLERANCE_CORES for p in ready):
             # The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
             ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
         for principal in ready:
@@ -524,12 +535,7 @@ class TurnScheduler:
             principal.cycle_start_used_ns = principal.used_ns
         self._cycles += 1
         self._held_back = False
-        record = CycleRecord(self._cycles - 1, now_ns, consumed)
-        missing = {name for name, p in self._principals.items() if name in self._unsettled or p.pending_ns}
-        if not missing:
-            return (record,)
-        self._late.append((record, missing))
-        return ()
+        return (CycleRecord(self._cycles - 1, now_ns, consumed),)
 
     # -- when to look again -------------------------------------------------------------------------------------
 

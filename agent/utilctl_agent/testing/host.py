@@ -38,6 +38,7 @@ class _Process:
     wake_ns: int = 0  # when it wakes, while asleep
     slice_left_ns: int = 0
     cpu_ns: int = 0
+    ticked_ns: int = 0  # its CPU time at the last tick of its CPU
 
 
 @dataclass(slots=True, eq=False)
@@ -64,17 +65,19 @@ class SimulatedGroup:
         return sum(process.cpu_ns for process in self.processes)
 
     def cpu_ns(self) -> int:
-        """See host.port.Group."""
+        """See host.port.Group. Of what runs it is known up to the last tick only, where the host has ticks."""
         self._check()
-        return self.used_ns
+        if not self.host.tick_ns:
+            return self.used_ns
+        return sum(p.ticked_ns if p.state == "running" else p.cpu_ns for p in self.processes)
 
     def read(self, *, observe: bool = True) -> Reading:
         """See host.port.Group."""
         self._check()
         if not observe:
-            return Reading(self.used_ns)
+            return Reading(self.cpu_ns())
         alive = [p for p in self.processes if p.state != "ended"]
-        return Reading(self.used_ns, self.wait_ns, all(p.state == "asleep" for p in alive))
+        return Reading(self.cpu_ns(), self.wait_ns, all(p.state == "asleep" for p in alive))
 
     def pause(self) -> None:
         """See host.port.Group."""
@@ -111,8 +114,10 @@ class SimulatedGroup:
 class SimulatedHost:
     """M cores, a clock in nanoseconds and groups of processes. Implements host.port.Clock."""
 
-    def __init__(self, cores: int = 1, *, slice_ns: int = 3 * NS_PER_MS) -> None:
+    def __init__(self, cores: int = 1, *, slice_ns: int = 3 * NS_PER_MS, tick_ns: int = 0) -> None:
+        """tick_ns: how often the CPU time of what runs becomes known, as of work on another CPU; 0: at once."""
         self.cores = cores
+        self.tick_ns = tick_ns
         self.groups: list[SimulatedGroup] = []
         self.idle_ns = 0  # core time that nobody used, summed over cores
         self._slice_ns = slice_ns
@@ -178,6 +183,7 @@ class SimulatedHost:
         while self._queue and len(self._running) < self.cores:
             process = self._queue.popleft()
             process.state = "running"
+            process.ticked_ns = process.cpu_ns
             process.slice_left_ns = self._slice_ns
             self._running.append(process)
 
@@ -198,8 +204,12 @@ class SimulatedHost:
         for group in {id(p.group): p.group for p in self._queue}.values():
             if id(group) not in running_groups:
                 group.wait_ns += step_ns
+        after_ns = self._now_ns + step_ns
+        since_tick_ns = after_ns % self.tick_ns if self.tick_ns else 0
         for process in self._running:
             process.cpu_ns += step_ns
+            if since_tick_ns <= step_ns:
+                process.ticked_ns = process.cpu_ns - since_tick_ns
             process.slice_left_ns = max(0, process.slice_left_ns - step_ns)
             if process.burst_left_ns is not None:
                 process.burst_left_ns -= step_ns

@@ -122,9 +122,10 @@ def observe(
             principal.proof_ns = min(longest_ns, max(settings.quantum_ns, 2 * principal.proof_ns))
     total_ns = everybody_used_ns - principal.used_ns
     others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
-    # Where readings lag, part of what it used is not seen yet: matters for short observations only.
-    seen_cores = (principal.observed_used_ns + settings.reading_error_ns * settings.cores) / elapsed_ns
-    full_ns = (settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns
+    # Where readings lag, part of what was used is not seen yet: matters for short observations only.
+    unseen_ns = settings.reading_error_ns * settings.cores
+    seen_cores = (principal.observed_used_ns + unseen_ns) / elapsed_ns
+    full_ns = (settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns - unseen_ns
     if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
         seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
     most = most_cores(principal.spec, settings.cores)

@@ -73,6 +73,8 @@ class TurnScheduler:
         # beginning of a turn that was decided upon than of one that was planned.
         self._lead_ns = 0
         self._planned_lead_ns = 0
+        self._most_lead_ns = MAX_LEAD_NS * settings.cores  # one write for a group, but work on every CPU
+        self._unseen_ns = self._most_lead_ns + settings.cores * settings.reading_error_ns
         self._plan: list[PlannedTurn] = []
         # Where readings lag: those who were made ineligible and not read since, and cycles that wait for that.
         self._lags = settings.reading_error_ns > 0
@@ -226,7 +228,7 @@ class TurnScheduler:
             now_ns=now_ns,
             cores=settings.cores,
             lead_ns=self._planned_lead_ns,
-            slack_ns=MAX_LEAD_NS * settings.cores,
+            slack_ns=self._most_lead_ns * settings.cores,
             aim_ns=LEAD_AIM_NS,
             horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
@@ -288,7 +290,7 @@ class TurnScheduler:
         turn_ns = principal.ineligible_since_ns - principal.turn_began_ns
         turn_used_ns = principal.used_ns - principal.turn_used_ns
         if principal.hungry:
-            if turn_used_ns + MAX_LEAD_NS * self._cores < IDLING * principal.rate_cores * turn_ns:
+            if turn_used_ns + self._most_lead_ns * self._cores < IDLING * principal.rate_cores * turn_ns:
                 principal.observe_at_ns = 0
             elif principal.streak >= TRUSTED and principal.rate_cores >= self._cores - 2 * FULL_TOLERANCE_CORES:
                 self._prove(principal, turn_ns, turn_used_ns, planned=principal.due_ns > 0)
@@ -340,9 +342,9 @@ class TurnScheduler:
             if principal.together:
                 together_ns += used_ns
             elif principal.role == "turn":
-                if used_ns + MAX_LEAD_NS < IDLING * principal.rate_cores * elapsed_ns:
+                if used_ns + self._unseen_ns < IDLING * principal.rate_cores * elapsed_ns:
                     principal.observe_at_ns = 0
-                elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= MAX_LEAD_NS:
+                elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._most_lead_ns:
                     self._learn(elapsed_ns - used_ns, planned=False)
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
@@ -386,9 +388,9 @@ class TurnScheduler:
     def _learn(self, unused_ns: int, *, planned: bool) -> None:
         """A turn ran undisturbed but for ``unused_ns``, which the loop itself took."""
         if planned:
-            self._planned_lead_ns = _approach(self._planned_lead_ns, unused_ns)
+            self._planned_lead_ns = _approach(self._planned_lead_ns, unused_ns, self._most_lead_ns)
         else:
-            self._lead_ns = _approach(self._lead_ns, unused_ns)
+            self._lead_ns = _approach(self._lead_ns, unused_ns, self._most_lead_ns)
 
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
@@ -585,9 +587,9 @@ class TurnScheduler:
         return max(0, principal.cap_budget_ns // usable_cores(principal.spec, self._settings.cores))
 
 
-def _approach(lead_ns: int, sample_ns: int) -> int:
+def _approach(lead_ns: int, sample_ns: int, most_ns: int) -> int:
     """The learned lead after one more sample; the first is taken as it is."""
-    sample_ns = min(max(0, sample_ns), MAX_LEAD_NS)
+    sample_ns = min(max(0, sample_ns), most_ns)
     if lead_ns == 0:
         return sample_ns
     return lead_ns + max(-LEAD_STEP_NS, min(LEAD_STEP_NS, round(LEAD_GAIN * (sample_ns - lead_ns))))

@@ -21,23 +21,43 @@ RENEW_NS: Final = NS_PER_S
 
 
 class _Thread:
-    """One thread's /proc files."""
+    """One thread's /proc files.
 
-    def __init__(self, tid: int) -> None:
-        self.stat = os.open(f"/proc/{tid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self.schedstat = -1
+    The kernel counts a wait only once it is over, when the thread gets a CPU. A thread that is ready and whose counters
+    stand still has waited since the last look: that much is counted ahead, and not again when the wait is over.
+    """
+
+    def __init__(self, tid: int, now_ns: int) -> None:
+        self._stat = os.open(f"/proc/{tid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._schedstat = -1
         with contextlib.suppress(OSError):
-            self.schedstat = os.open(f"/proc/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        self.wait_ns = self.waited_ns()
+            self._schedstat = os.open(f"/proc/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._counters = self._read()
+        self._looked_ns = now_ns
+        self._ahead_ns = 0
 
-    def ready(self) -> bool:
-        return parse_stat(os.pread(self.stat, 1024, 0))[0] == b"R"
+    def look(self, now_ns: int) -> tuple[int, bool]:
+        """(time waited since the last look, whether it is ready or running). Raises OSError once it has ended."""
+        counters = self._read()
+        ready = parse_stat(os.pread(self._stat, 1024, 0))[0] == b"R"
+        waited_ns = 0
+        if counters != self._counters:
+            waited_ns = max(0, counters[1] - self._counters[1] - self._ahead_ns)
+            self._ahead_ns = 0
+        elif ready and self._schedstat >= 0:
+            waited_ns = now_ns - self._looked_ns
+            self._ahead_ns += waited_ns
+        self._counters, self._looked_ns = counters, now_ns
+        return waited_ns, ready
 
-    def waited_ns(self) -> int:
-        return int(os.pread(self.schedstat, 96, 0).split()[1]) if self.schedstat >= 0 else 0
+    def _read(self) -> tuple[int, int]:
+        if self._schedstat < 0:
+            return 0, 0
+        ran, waited, _ = os.pread(self._schedstat, 96, 0).split()
+        return int(ran), int(waited)
 
     def close(self) -> None:
-        for fd in (self.stat, self.schedstat):
+        for fd in (self._stat, self._schedstat):
             if fd >= 0:
                 os.close(fd)
 
@@ -57,14 +77,13 @@ class SampledThreads:
         now_ns = time.monotonic_ns()
         if now_ns - self._renewed_ns >= RENEW_NS:
             self._renewed_ns = now_ns
-            self._renew()
+            self._renew(now_ns)
         ready = False
         for tid, thread in list(self._threads.items()):
             try:
-                waited_ns = thread.waited_ns()
-                self._wait_ns += max(0, waited_ns - thread.wait_ns)
-                thread.wait_ns = waited_ns
-                ready = ready or thread.ready()
+                waited_ns, is_ready = thread.look(now_ns)
+                self._wait_ns += waited_ns
+                ready = ready or is_ready
             except OSError:
                 self._drop(tid)
         return self._wait_ns, False if ready else True if self._complete else None
@@ -74,14 +93,14 @@ class SampledThreads:
         """Whether there was exactly one thread when last looked up."""
         return self._complete and len(self._threads) == 1
 
-    def _renew(self) -> None:
+    def _renew(self, now_ns: int) -> None:
         tids, self._complete = threads_below(self._path, SAMPLED)
         for tid in [tid for tid in self._threads if tid not in tids]:
             self._drop(tid)
         for tid in tids:
             if tid not in self._threads:
                 with contextlib.suppress(OSError):
-                    self._threads[tid] = _Thread(tid)
+                    self._threads[tid] = _Thread(tid, now_ns)
 
     def _drop(self, tid: int) -> None:
         self._threads.pop(tid).close()

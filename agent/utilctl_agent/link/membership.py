@@ -11,8 +11,9 @@ from utilctl_agent.discovery.forks import ForkEvents
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import HostScope, Scope, parse_scope
+from utilctl_agent.discovery.weighing import find_weight_cgroup
 from utilctl_agent.host.procstat import read_stat
-from utilctl_agent.link.roster import SeeMembers
+from utilctl_agent.link.roster import SeeMembers, wants_weight
 from utilctl_common.errors import FailedError
 from utilctl_common.policy import SeePolicy
 
@@ -23,8 +24,9 @@ COUNT_THREADS_UP_TO: Final = 256
 class MembershipScanner:
     """Wraps discovery; ``scan`` blocks and is called from one thread at a time."""
 
-    def __init__(self, scope: str | None, own_pids: frozenset[int]) -> None:
-        """Raises UsageError for a scope that does not exist."""
+    def __init__(self, scope: str | None, own_pids: frozenset[int], *, weigh: bool = False) -> None:
+        """weigh: weights are preferred, see link.roster. Raises UsageError for a scope that does not exist."""
+        self._weigh = weigh
         reader = ProcReader()
         mounts = cgroup_mounts(Path("/proc"))
         chosen: Scope = HostScope() if scope is None else parse_scope(scope, reader, mounts)
@@ -37,16 +39,21 @@ class MembershipScanner:
         """Members of every SEE that has any, and problems by SEE."""
         membership = self._discovery.scan(policies)
         groups = self._discovery.groups()
+        weighed = {policy.name for policy in policies if wants_weight(policy.mode, host_weighs=self._weigh)}
         members: dict[str, SeeMembers] = {}
         for see, keys in membership.members.items():
             if not keys:
                 continue
             found = groups[see]
+            pids = frozenset(key.pid for key in keys)
+            cgroup, refusal = find_weight_cgroup(pids) if see in weighed else (None, "")
             members[see] = SeeMembers(
                 processes=tuple((key.pid, key.start_ticks) for key in keys),
                 cgroups=tuple(str(path) for path in found.cgroup_paths),
                 loose=tuple((key.pid, key.start_ticks) for key in found.loose),
-                threads=_threads([key.pid for key in keys]),
+                threads=_threads(sorted(pids)),
+                weight_cgroup=str(cgroup) if cgroup is not None else "",
+                weight_refusal=refusal,
             )
         problems: dict[str, str] = {}
         for problem in membership.problems:

@@ -178,7 +178,7 @@ class TestRestraint:
     def test_once_settled_hardly_anything_is_written(self) -> None:
         kernel = WeighingKernel(spinners([1, 3], [1.5, 0.7]))
         kernel.run(2 * MINUTE_NS)
-        assert len([at_ns for at_ns, _, _ in kernel.writes if at_ns > MINUTE_NS]) < 10
+        assert len([at_ns for at_ns, _, _ in kernel.writes if at_ns > MINUTE_NS]) < 30, "of 600 looks at weights"
 
     def test_an_early_look_changes_nothing_but_for_newcomers(self) -> None:
         kernel = WeighingKernel(spinners([1, 3], [1.5, 0.7]))
@@ -227,9 +227,10 @@ def test_whoever_is_removed_is_forgotten() -> None:
 @pytest.mark.parametrize("wrong", [{"period_ns": NS_PER_MS}, {"period_ns": NS_PER_S}, {"response_ns": NS_PER_MS}])
 def test_settings_under_which_it_would_swing_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        WeightSettings(**wrong)  # type: ignore[arg-type]  # all of these are integers
+        WeightSettings(**wrong)
 
 
 def test_the_defaults_are_what_the_documentation_says() -> None:
-    assert WeightSettings() == WeightSettings(200 * NS_PER_MS, 100 * NS_PER_MS, 1, 1500 * NS_PER_MS, 0.01)
+    in_ms = WeightSettings(200 * NS_PER_MS, 100 * NS_PER_MS, 1, 1500 * NS_PER_MS, 0.01, 4 * NS_PER_MS)
+    assert WeightSettings() == in_ms
     assert WeightScheduler().decide(0, {}).next_wake_ns == 200 * NS_PER_MS

@@ -29,8 +29,8 @@ def spinning(
 ) -> Iterator[list[ProcessId]]:
     """``count`` processes that want CPU all the time; killed and reaped at the end, stopped and frozen ones too.
 
-    cgroup: a cgroup directory of either version to put them in. cpu: the only CPU that they may use. user: whose they are;
-    another user than one's own needs root.
+    cgroup: a cgroup directory of either version to put them in. cpu: the only CPU that they may use. user: whose they
+    are; another user than one's own needs root.
     """
     children: list[subprocess.Popen[bytes]] = []
     try:

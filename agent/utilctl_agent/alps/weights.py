@@ -7,7 +7,7 @@ threads are many or few. So the weights start out proportional to the shares, an
     error of a period   e = due - got             due: its fraction (module ``feasible``) of what all got together
     debt                d = sum of e              the integral: what a slow start lost is given back later
     seconds behind      r = d / (fraction * M)    makes small and large shares alike
-    correction          u = r / T  +  sum of r * period / (T * 4 T)
+    correction          u = r / T  +  sum of r * period / (T * 4 T)      (r / T is less for debts within the noise)
     weight              w = share-proportional weight * exp(u)
 
 Since weights act on the *rate* and the debt is the rate's sum, the first term alone brings back every disturbance
@@ -38,6 +38,9 @@ MOST_CORRECTION: Final = math.log(16)
 seen to be off by a factor of 1.5."""
 FULL: Final = 0.9
 """Who was running or ready for this much of the time wants all that it can use; absorbs the counters' lag."""
+CALM: Final = 0.5
+"""Part of a debt within the noise that is not acted on at once. Arbitrary: with none of it acted on, the slow second
+term would swing by itself."""
 IDLE: Final = 0.02
 """Who used and waited for less of a period and is blocked at its end took no part in it."""
 FORGET_S: Final = 300.0
@@ -53,6 +56,7 @@ class WeightSettings:
     period_ns: time between looks. cycle_ns: CPU time after which a cycle is recorded, for comparison with the other
         cores. cores: CPUs that the principals share, M. response_ns: T above, at least four periods; shorter is more
         exact over seconds, and noisier. dead_band: a weight that would change by a smaller part is not written.
+        noise_ns: how far a debt may be off, on each core, because time slices and the kernel's ticks are that long.
     """
 
     period_ns: int = 200 * NS_PER_MS
@@ -60,6 +64,7 @@ class WeightSettings:
     cores: int = 1
     response_ns: int = 1500 * NS_PER_MS
     dead_band: float = 0.01
+    noise_ns: int = 4 * NS_PER_MS
 
     def __post_init__(self) -> None:
         if not 20 * NS_PER_MS <= self.period_ns <= 2 * NS_PER_S:
@@ -248,9 +253,12 @@ class WeightScheduler:
     def _steer(self, state: _State, error_ns: int, fraction: float, elapsed_ns: int, now_ns: int) -> None:
         bound_ns = max(1, round(DEBT_S * NS_PER_S * fraction * self.settings.cores))
         state.debt_ns = max(-bound_ns, min(bound_ns, state.debt_ns + error_ns))
-        behind_s = state.debt_ns / NS_PER_S / max(1e-9, fraction * self.settings.cores)
+        part = max(1e-9, fraction * self.settings.cores)
+        behind_s = state.debt_ns / NS_PER_S / part
         response_s, elapsed_s = self.settings.response_ns / NS_PER_S, elapsed_ns / NS_PER_S
-        wish = behind_s / response_s + state.lasting
+        noise_ns = self.settings.noise_ns * self.settings.cores
+        noise_s = max(-noise_ns, min(noise_ns, state.debt_ns)) / NS_PER_S / part
+        wish = (behind_s - CALM * noise_s) / response_s + state.lasting
         state.aim = max(-MOST_CORRECTION, min(MOST_CORRECTION, wish))
         if self._at_bound(state) and behind_s * state.aim > 0:
             # Anti wind-up: what is at its bound learns nothing from pushing on.

@@ -136,11 +136,13 @@ class Loop:
         self._shares = {name: order.share for name, order in self._orders.items() if not order.observe}
 
     def _put(self, order: PrincipalOrder, now_ns: int) -> None:
-        spec = PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
+        spec = _spec(order)
         known = self._orders.get(order.name)
         under_control = order.name in self._engine.names()
         if order.weight and not isinstance(self._engine, MixedEngine):
-            self._engine = MixedEngine(self._engine, make_weight_engine(self._settings))  # costs nothing before
+            # From now on only: it costs nothing where nobody is weighed.
+            specs = {other.name: _spec(other) for other in self._orders.values() if not other.observe}
+            self._engine = MixedEngine(self._engine, make_weight_engine(self._settings), specs)
         if known is not None and under_control and (known.cgroups, known.weight) == (order.cgroups, order.weight):
             loose = _loose_part(self._engine.group(order.name))
             if loose is not None and (order.processes or order.cgroups):
@@ -251,6 +253,10 @@ class Loop:
         with contextlib.suppress(ChannelClosedError):
             self._channel.send({"op": "final", "report": report.to_json()})
             _drain(self._channel)
+
+
+def _spec(order: PrincipalOrder) -> PrincipalSpec:
+    return PrincipalSpec(order.name, order.share, max(1, order.parallelism), order.cap_cores)
 
 
 def _loose_part(group: Group) -> ProcessGroup | None:

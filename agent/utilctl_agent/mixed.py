@@ -23,11 +23,14 @@ IDLE_NS: Final = 200 * NS_PER_MS
 
 @dataclass(slots=True)
 class MixedEngine:
-    """Implements stepper.Stepper over the engine that pauses and the one that weighs."""
+    """Implements stepper.Stepper over the engine that pauses and the one that weighs.
+
+    specs: of those who may be paused; at first of those whom ``pausing`` controls already.
+    """
 
     pausing: Stepper
     weighing: WeightEngine
-    _specs: dict[str, PrincipalSpec] = field(default_factory=dict)  # of those who may be paused
+    specs: dict[str, PrincipalSpec] = field(default_factory=dict)
     _past_ns: dict[str, int] = field(default_factory=dict)  # CPU time counted by the other engine before a change
     _pausing_due_ns: int = 0
     _weighing_due_ns: int = 0
@@ -52,14 +55,14 @@ class MixedEngine:
             other.remove(spec.name, now_ns)
         (self.weighing if weighed else self.pausing).put(spec, now_ns, group, observe=observe)
         if weighed or observe:
-            self._specs.pop(spec.name, None)
+            self.specs.pop(spec.name, None)
         else:
-            self._specs[spec.name] = spec
+            self.specs[spec.name] = spec
         self._pausing_due_ns = self._weighing_due_ns = 0
 
     def remove(self, name: str, now_ns: int) -> None:
         """See stepper.Stepper."""
-        self._specs.pop(name, None)
+        self.specs.pop(name, None)
         self._past_ns.pop(name, None)
         self.pausing.remove(name, now_ns)
         self.weighing.remove(name, now_ns)
@@ -91,19 +94,19 @@ class MixedEngine:
             closed = ()
             if now_ns >= self._weighing_due_ns:
                 others: Mapping[str, Reading] = {}
-                if self._specs:
+                if self.specs:
                     others = {
                         name: self._as_wanted(name, reading, now_ns)
                         for name, reading in self.pausing.readings().items()
-                        if name in self._specs
+                        if name in self.specs
                     }
-                self.weighing.beside(self._specs, others, now_ns)
+                self.weighing.beside(self.specs, others, now_ns)
                 step = self.weighing.step(now_ns, others)
                 self._weighing_due_ns = step.next_wake_ns
                 closed, gone = step.closed, gone + step.gone
             wake_ns = min(wake_ns, self._weighing_due_ns)
         for name in gone:
-            self._specs.pop(name, None)
+            self.specs.pop(name, None)
             self._past_ns.pop(name, None)
         return Step(wake_ns, closed, gone)
 

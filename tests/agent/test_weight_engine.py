@@ -212,6 +212,16 @@ class TestMixed:
         host.assert_clean()
         assert weighed.closed == 1
 
+    def test_who_was_paused_before_anybody_was_weighed_counts_too(self, host: SimulatedHost) -> None:
+        pausing = Engine(TurnScheduler(CoreSettings()))
+        spec = PrincipalSpec("before", 1.0)
+        pausing.put(spec, 0, host.group("before", Spin()))
+        mixed = MixedEngine(pausing, WeightEngine(WeightScheduler()), {"before": spec})
+        weighed = Pretended()
+        mixed.put(PrincipalSpec("weighed", 3.0), 0, weighed)
+        mixed.step(0)
+        assert weighed.weight == 1536
+
     def test_changing_the_kind_keeps_the_count(self, mixed: MixedEngine, host: SimulatedHost) -> None:
         weighed = Pretended()
         mixed.put(PrincipalSpec("a", 1.0), 0, weighed)

@@ -25,11 +25,14 @@ from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
-from utilctl_agent.host.cgroup import freezer_refusal
+from utilctl_agent.host.abilities import host_abilities
+from utilctl_agent.host.members import threads_below
 from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.spawning import uninterrupted
-from utilctl_agent.host.workcgroup import WorkCgroup
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder
+from utilctl_agent.host.weights import has_weight
+from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
+from utilctl_agent.mechanism import choose
+from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
@@ -42,6 +45,8 @@ or glances (see discovery.cadence).
 RESEND_NS: Final = 20 * NS_PER_MS
 """How soon the loop is told everything once it misses something."""
 START_TIMEOUT_S: Final = 20.0
+MOST_THREADS: Final = 65_536
+"""Threads of a cgroup that are counted. Arbitrary: more than CPUs anywhere."""
 
 
 @dataclass(slots=True)
@@ -69,6 +74,8 @@ def run_local(settings: LocalSettings, on_cycle: Callable[[CycleRow], None] | No
     missing = sorted(set(settings.cpus) - available)
     if missing:
         raise UsageError(f"CPU {missing[0]} is not available here", hint=f"use some of {sorted(available)}")
+    if settings.mode == "weight" and settings.algorithm != "default":
+        raise UsageError("weights have an algorithm of their own", hint="drop --algorithm, or use another --mode")
     CoreSettings(quantum_ns=settings.quantum_ns)  # checked here, where it is an error of the caller
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
@@ -90,9 +97,12 @@ class _Runner:
         self._settings = settings
         self._on_cycle = on_cycle
         self._stack = stack
-        refusal = "signals were asked for" if settings.force_signals else freezer_refusal()
-        self._use_cgroups = refusal is None
-        self._reason = "cgroup.freeze is writable" if refusal is None else refusal
+        abilities = host_abilities()
+        observe = settings.mode == "observe"
+        # Who is only measured gets the cgroup all the same: it counts what ended processes have used.
+        self._choice = choose("auto" if observe else settings.mode, abilities)
+        self._reason = choose(settings.mode, abilities).reason
+        self._algorithm: Algorithm = "none" if settings.mode == "observe" else settings.algorithm
         self._started: list[_Started] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._dispatcher = Dispatcher()
@@ -139,35 +149,53 @@ class _Runner:
 
     def _start_workloads(self) -> None:
         cgroups: WorkCgroup | None = None
-        if self._use_cgroups and any(w.command or w.pids for w in self._settings.workloads):
-            cgroups = WorkCgroup(f"utilctl-alps-{os.getpid()}")
+        commands = sum(w.command is not None for w in self._settings.workloads)
+        mounts = work_mounts(self._choice.mechanism)
+        if mounts and commands:
+            cgroups = WorkCgroup(f"utilctl-alps-{os.getpid()}", mounts)
             self._stack.callback(cgroups.remove)
+            if self._choice.mechanism == "weight":
+                cgroups.weigh(commands)
+        if self._choice.mechanism == "weight" and any(w.pids for w in self._settings.workloads):
+            self._reason += "; signals for --pids: they have no cgroups of their own"
         self._stack.callback(_end_workloads, self._processes)
         for index, workload in enumerate(self._settings.workloads):
             name = f"p{index}"
             if workload.cgroup is not None:
-                if not self._use_cgroups:
-                    raise FailedError(f"cgroup {workload.cgroup} cannot be frozen: {self._reason}", hint="run as root")
-                if not (workload.cgroup / "cgroup.freeze").exists():
-                    raise UsageError(f"{workload.cgroup} is not a cgroup", hint="name a directory below the v2 mount")
+                self._check_cgroup(workload.cgroup)
                 self._started.append(_Started(name, workload, cgroup=workload.cgroup))
             elif workload.command is not None:
-                folder = cgroups.child(name) if cgroups is not None else None
-                self._started.append(self._spawn(name, workload, workload.command, folder))
+                self._started.append(self._spawn(name, workload, workload.command, cgroups))
             else:
                 for pid in workload.pids:
                     if identify(pid) is None:
                         raise UsageError(f"there is no process {pid}", hint="name processes that are running")
                 self._started.append(_Started(name, workload, pids=workload.pids))
 
-    def _spawn(self, name: str, workload: Workload, command: str, folder: Path | None) -> _Started:
+    def _check_cgroup(self, folder: Path) -> None:
+        """Raise an error for a cgroup of the caller's that the mechanism cannot hold back."""
+        mechanism = self._choice.mechanism
+        if mechanism == "signal":
+            raise FailedError(f"cgroup {folder} cannot be frozen: {self._reason}", hint="run as root")
+        if mechanism == "weight" and not has_weight(folder):
+            raise UsageError(
+                f"{folder} has no cpu.shares and no cpu.weight",
+                hint="name a cgroup of a hierarchy with the cpu controller, or use --mode freezer",
+            )
+        if mechanism != "weight" and not any((folder / knob).exists() for knob in ("cgroup.freeze", "freezer.state")):
+            raise UsageError(
+                f"{folder} is not a cgroup", hint="name a directory below the v2 mount or the v1 freezer mount"
+            )
+
+    def _spawn(self, name: str, workload: Workload, command: str, cgroups: WorkCgroup | None) -> _Started:
         cpus = self._settings.cpus
+        folder = cgroups.child(name) if cgroups is not None else None
         with uninterrupted() as let_through:
 
             def enter() -> None:  # between fork and exec; this process has one thread
                 let_through()
-                if folder is not None:
-                    (folder / "cgroup.procs").write_text("0")
+                if cgroups is not None:
+                    cgroups.enter(name)
                 os.sched_setaffinity(0, cpus)
 
             process = subprocess.Popen(
@@ -182,7 +210,7 @@ class _Runner:
 
     def _configure(self, channel: Channel) -> int:
         settings = LoopSettings(
-            algorithm=self._settings.algorithm,
+            algorithm=self._algorithm,
             quantum_ns=self._settings.quantum_ns,
             cycle_ns=None,
             cpus=self._settings.cpus,
@@ -205,9 +233,12 @@ class _Runner:
         for started in self._started:
             share = started.workload.share
             if started.cgroup is not None:
-                parallelism = _members(started.cgroup)
+                parallelism = len(threads_below(started.cgroup, MOST_THREADS)[0])
                 if parallelism:
-                    yield PrincipalOrder(started.name, share, parallelism, cgroups=(str(started.cgroup),))
+                    weight = self._choice.mechanism == "weight"
+                    yield PrincipalOrder(
+                        started.name, share, parallelism, cgroups=(str(started.cgroup),), weight=weight
+                    )
                 continue
             if self._watch is None:
                 continue
@@ -297,7 +328,7 @@ class _Runner:
             )
         mechanisms = sorted({report.mechanism for report in reports.values()})
         return LocalResult(
-            algorithm=self._settings.algorithm,
+            algorithm=self._algorithm,
             quantum_ms=self._settings.quantum_ns / NS_PER_MS,
             cycles=final.cycles,
             wall_s=wall_ns / NS_PER_S,
@@ -305,7 +336,7 @@ class _Runner:
             startup_cpu_s=startup_ns / NS_PER_S,
             rms_relative_error_pct=100.0 * final.rms_error_sum / final.cycles if final.cycles else 0.0,
             wakeups_per_s=final.wakeups * NS_PER_S / wall_ns,
-            mechanism="observe" if self._settings.algorithm == "none" else "+".join(mechanisms) or "none",
+            mechanism="observe" if self._algorithm == "none" else "+".join(mechanisms) or "none",
             mechanism_reason=self._reason,
             loop_class=final.loop_class,
             late_mean_us=final.late_sum_ns / max(1, final.wakeups) / 1000,
@@ -334,17 +365,6 @@ def _cpu_ns(pid: int) -> int:
         return time.clock_gettime_ns((~pid << 3) | 2)
     except OSError:
         return 0
-
-
-def _members(folder: Path) -> int:
-    """Threads in a cgroup and below; 0 if it is empty or gone."""
-    try:
-        count = (folder / "cgroup.threads").read_bytes().count(b"\n")
-        if folder.stat().st_nlink > 2:  # it has children
-            count += sum(_members(child) for child in folder.iterdir() if child.is_dir())
-    except OSError:
-        return 0
-    return count
 
 
 def _stop_guard(guard: subprocess.Popen[bytes]) -> None:

@@ -26,16 +26,18 @@ from utilctl_agent.alps.observe import ObservingScheduler
 from utilctl_agent.alps.paper import PaperScheduler
 from utilctl_agent.alps.pauses import PauseSettings
 from utilctl_agent.alps.turns import TurnScheduler
+from utilctl_agent.alps.weights import WeightScheduler, WeightSettings
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.dispatch import amended
 from utilctl_agent.engine import Engine
-from utilctl_agent.host.cgroup import CgroupGroup
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.host.scheduling import promote
+from utilctl_agent.mixed import MixedEngine
 from utilctl_agent.orders import (
     LoopReport,
     LoopSettings,
@@ -46,6 +48,8 @@ from utilctl_agent.orders import (
     Roster,
 )
 from utilctl_agent.safety.journal import Journal
+from utilctl_agent.stepper import Stepper
+from utilctl_agent.weight_engine import WeightEngine
 from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -75,6 +79,13 @@ def make_scheduler(settings: LoopSettings) -> Scheduler:
     return PaperScheduler(core, lazy=settings.algorithm == "paper")
 
 
+def make_weight_engine(settings: LoopSettings) -> WeightEngine:
+    """For principals that are weighed."""
+    cycle_ns = settings.cycle_ns if settings.cycle_ns is not None else settings.weight_period_ns
+    period_ns = settings.weight_period_ns
+    return WeightEngine(WeightScheduler(WeightSettings(period_ns, cycle_ns, len(settings.cpus))))
+
+
 class Loop:
     """The loop's state between wake-ups."""
 
@@ -83,7 +94,7 @@ class Loop:
         self._channel = channel
         self._journal = journal
         self._loop_class = loop_class
-        self._engine = Engine(make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns))
+        self._engine: Stepper = Engine(make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns))
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
         self._refused: dict[str, str] = {}
@@ -189,7 +200,11 @@ class Loop:
         spec = _spec(order)
         known = self._orders.get(order.name)
         under_control = order.name in self._engine.names()
-        if known is not None and under_control and known.cgroups == order.cgroups:
+        if order.weight and not isinstance(self._engine, MixedEngine):
+            # From now on only: it costs nothing where nobody is weighed.
+            specs = {other.name: _spec(other) for other in self._orders.values() if not other.observe}
+            self._engine = MixedEngine(self._engine, make_weight_engine(self._settings), specs)
+        if known is not None and under_control and (known.cgroups, known.weight) == (order.cgroups, order.weight):
             loose = _loose_part(self._engine.group(order.name))
             if loose is not None and (order.processes or order.cgroups):
                 loose.update(map(_process_id, order.processes))
@@ -216,7 +231,7 @@ class Loop:
         try:
             for path in order.cgroups:
                 with contextlib.suppress(GroupGoneError):
-                    parts.append(CgroupGroup(Path(path), self._journal))
+                    parts.append(open_cgroup(Path(path), self._journal, weight=order.weight))
             if order.processes:
                 with contextlib.suppress(GroupGoneError):
                     parts.append(ProcessGroup(map(_process_id, order.processes), self._journal))

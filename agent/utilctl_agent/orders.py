@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from utilctl_common.quantities import NS_PER_MS
+
 Algorithm = Literal["default", "paper", "paper-unoptimized", "none"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("default", "paper", "paper-unoptimized", "none")
 
@@ -20,6 +22,7 @@ class LoopSettings:
 
     cpus: CPUs it may use, also the cores its principals share. cycle_log: whether every finished cycle is sent.
     announce_first_cycle: whether a report is sent, unasked, once the first cycle under a new decision has ended.
+    weight_period_ns: how often weights are looked at.
     """
 
     algorithm: Algorithm
@@ -30,6 +33,7 @@ class LoopSettings:
     cycle_log: bool
     announce_first_cycle: bool
     stop_after_cycles: int | None = None
+    weight_period_ns: int = 200 * NS_PER_MS
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -46,7 +50,7 @@ class PrincipalOrder:
     """A principal to control: its figures, and what it consists of.
 
     cgroups: absolute directories, each controlled as a whole. processes: (pid, start ticks) of the loose ones.
-    observe: measure it, never pause it.
+    observe: measure it, never pause it. weight: hold it back by the weight of its only cgroup, never pause it.
     """
 
     name: str
@@ -56,6 +60,7 @@ class PrincipalOrder:
     cgroups: tuple[str, ...] = ()
     processes: tuple[tuple[int, int], ...] = ()
     observe: bool = False
+    weight: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""

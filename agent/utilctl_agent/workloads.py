@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from utilctl_agent.mechanism import Mode
 from utilctl_agent.orders import Algorithm
 from utilctl_common.errors import UsageError
 from utilctl_common.quantities import NS_PER_S
@@ -51,7 +52,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """What to run and how. ``duration_ns`` or ``cycles`` end the run, whichever comes first; at least one is set."""
+    """What to run and how. ``duration_ns`` or ``cycles`` end the run, whichever comes first; at least one is set.
+
+    mode: how to hold back, see ``mechanism``; ``observe`` goes with the algorithm ``none``.
+    """
 
     workloads: tuple[Workload, ...]
     quantum_ns: int
@@ -60,7 +64,7 @@ class LocalSettings:
     duration_ns: int | None
     cycles: int | None
     max_pause_ns: int = NS_PER_S
-    force_signals: bool = False
+    mode: Mode = "auto"
 
 
 @dataclass(frozen=True, slots=True)

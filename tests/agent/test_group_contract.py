@@ -15,6 +15,7 @@ import pytest
 
 from support.processes import (
     end_process,
+    freeze,
     is_frozen,
     is_stopped,
     remove_cgroup,
@@ -22,8 +23,11 @@ from support.processes import (
     temporary_cgroup,
     wait_until,
 )
-from utilctl_agent.host.cgroup import CgroupGroup, freezer_refusal
+from utilctl_agent.host.cgroup import freezer_refusal
 from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.freezer_v1 import freezer_v1_refusal
+from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
+from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
@@ -84,8 +88,14 @@ class WitnessJournal:
     def enter_process(self, pid: int, start_ticks: int) -> int:
         return self.journal.enter_process(pid, start_ticks)
 
-    def enter_cgroup(self, path: str, inode: int) -> int:
-        return self.journal.enter_cgroup(path, inode)
+    def enter_cgroup(self, path: str, inode: int, *, v1: bool = False) -> int:
+        return self.journal.enter_cgroup(path, inode, v1=v1)
+
+    def enter_weight(self, path: str, inode: int, knob: str, found: int) -> int:
+        return self.journal.enter_weight(path, inode, knob, found)
+
+    def change(self, slot: int, before: int, value: int) -> None:
+        self.journal.change(slot, before, value)
 
     def begin(self, slot: int, now_ns: int) -> None:
         self._note("begin", slot)
@@ -127,7 +137,7 @@ class KernelSubject:
 
     def hold(self) -> None:
         for path in self.cgroups:
-            (path / "cgroup.freeze").write_text("1")
+            freeze(path)
         for process in self.loose:
             os.kill(process.pid, signal.SIGSTOP)
         wait_until(lambda: all(is_stopped(process.pid) for process in self.loose), "SIGSTOP from outside")
@@ -140,16 +150,18 @@ class KernelSubject:
 
 
 @contextlib.contextmanager
-def kernel_subject(tmp_path: Path, *, cgroups: int, processes: int) -> Iterator[tuple[KernelSubject, WitnessJournal]]:
+def kernel_subject(
+    tmp_path: Path, *, cgroups: int, processes: int, mount: Path | None = None
+) -> Iterator[tuple[KernelSubject, WitnessJournal]]:
     with contextlib.ExitStack() as stack:
         journal = Journal.create(str(tmp_path / "journal"), slots=16)
         stack.callback(journal.close)
-        paths = [stack.enter_context(temporary_cgroup()) for _ in range(cgroups)]
+        paths = [stack.enter_context(temporary_cgroup(mount)) for _ in range(cgroups)]
         for path in paths:
             stack.enter_context(spinning(1, cgroup=path))
         loose = stack.enter_context(spinning(processes))
         witness = WitnessJournal(journal)
-        parts: list[Group] = [CgroupGroup(path, witness) for path in paths]
+        parts: list[Group] = [open_cgroup(path, witness, weight=False) for path in paths]
         if loose:
             parts.append(ProcessGroup(loose, witness))
         subject = KernelSubject(parts[0] if len(parts) == 1 else CompositeGroup(parts), journal, paths, loose)
@@ -158,12 +170,20 @@ def kernel_subject(tmp_path: Path, *, cgroups: int, processes: int) -> Iterator[
         yield subject, witness
 
 
-KERNEL = {"cgroup": (1, 0), "processes": (0, 2), "composite": (1, 1)}
+KERNEL = {
+    "cgroup": (1, 0),
+    "cgroup-v1": (1, 0),
+    "processes": (0, 2),
+    "composite": (1, 1),
+    "composite-v1": (1, 1),
+}
 """Cgroups and loose processes of each kind of group."""
 KERNEL_KINDS = [
     pytest.param("cgroup", marks=[pytest.mark.kernel, pytest.mark.root]),
+    pytest.param("cgroup-v1", marks=[pytest.mark.kernel, pytest.mark.root]),
     pytest.param("processes", marks=pytest.mark.kernel),
     pytest.param("composite", marks=[pytest.mark.kernel, pytest.mark.root]),
+    pytest.param("composite-v1", marks=[pytest.mark.kernel, pytest.mark.root]),
 ]
 
 
@@ -171,10 +191,12 @@ def make_kernel_subject(
     kind: str, tmp_path: Path
 ) -> contextlib.AbstractContextManager[tuple[KernelSubject, WitnessJournal]]:
     cgroups, processes = KERNEL[kind]
-    refusal = freezer_refusal() if cgroups else None
+    v1 = kind.endswith("-v1")
+    refusal = None if not cgroups else freezer_v1_refusal() if v1 else freezer_refusal()
     if refusal is not None:
         pytest.skip(refusal)
-    return kernel_subject(tmp_path, cgroups=cgroups, processes=processes)
+    mount = v1_mount(FREEZER_V1) if v1 else None
+    return kernel_subject(tmp_path, cgroups=cgroups, processes=processes, mount=mount)
 
 
 @pytest.fixture(params=["simulated", *KERNEL_KINDS])
@@ -299,7 +321,7 @@ class TestGroup:
         assert subject.held()
 
     def test_the_mechanism_is_named(self, subject: Subject) -> None:
-        assert subject.group.mechanism in ("freezer", "signal", "freezer+signal")
+        assert subject.group.mechanism in ("freezer", "freezer-v1", "signal", "freezer+signal", "freezer-v1+signal")
 
 
 class TestJournalOfAGroup:

@@ -21,7 +21,9 @@ import pytest
 from support.guarded import GuardedLoop, Mechanism, Subject, subject, time_until_resumed
 from support.processes import WAIT_S, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
-from utilctl_agent.orders import LoopReport
+from utilctl_agent.host.freezer_v1 import freezer_v1_refusal
+from utilctl_agent.host.weights import weight_mount, weight_refusal
+from utilctl_agent.orders import LoopReport, PrincipalOrder
 from utilctl_agent.safety.thaw import Thawed, thaw_run_dir
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -43,6 +45,16 @@ VARIANTS = [
         Variant("freezer", unprivileged=False),
         id="freezer-root",
         marks=[pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")],
+    ),
+    pytest.param(
+        Variant("freezer-v1", unprivileged=False),
+        id="freezer-v1-root",
+        marks=[
+            pytest.mark.root,
+            pytest.mark.skipif(
+                os.geteuid() != 0 or freezer_v1_refusal() is not None, reason="needs root and the v1 freezer"
+            ),
+        ],
     ),
     pytest.param(Variant("signal", unprivileged=False), id="signal-self"),
     pytest.param(
@@ -175,7 +187,7 @@ def test_after_all_were_killed_at_once_thaw_resumes_everything_with_no_agent_ali
             as_nobody(argv) if variant.unprivileged else argv,
             capture_output=True, text=True, timeout=60, cwd="/", start_new_session=True,
         )  # fmt: skip
-        resumed = 2 if variant.mechanism == "freezer" else 3
+        resumed = 3 if variant.mechanism == "signal" else 2
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout == f"{resumed} resumed, 0 gone already, 0 failed\n"
         wait_until(lambda: not any(one.any_paused() for one in held), "everything is resumed")
@@ -306,6 +318,80 @@ def test_a_cgroup_that_a_user_froze_stays_frozen_to_the_end(tmp_path: Path) -> N
             guarded.guard.terminate()
             assert guarded.end() == (0, "")
         assert frozen.all_paused()
+
+
+@contextlib.contextmanager
+def weighing(run_dir: Path) -> Iterator[tuple[GuardedLoop, list[Path]]]:
+    """Guard and loop with two weighed cgroups, and the knobs, which no longer say what they said."""
+    refusal = weight_refusal()
+    if os.geteuid() != 0 or refusal is not None:
+        pytest.skip(refusal or "needs root: cgroups are made")
+    with contextlib.ExitStack() as stack:
+        cgroups = [stack.enter_context(temporary_cgroup(weight_mount())) for _ in range(2)]
+        knobs = [next(c / name for name in ("cpu.weight", "cpu.shares") if (c / name).exists()) for c in cgroups]
+        for cgroup in cgroups:
+            stack.enter_context(spinning(1, cgroup=cgroup, cpu=0))
+        guarded = stack.enter_context(GuardedLoop(run_dir))
+        found = [knob.read_text() for knob in knobs]
+        guarded.control(
+            [
+                PrincipalOrder(f"w{index}", share, 1, cgroups=(str(cgroup),), weight=True)
+                for index, (share, cgroup) in enumerate(zip((1.0, 3.0), cgroups, strict=True))
+            ]
+        )
+        wait_until(lambda: all(k.read_text() != f for k, f in zip(knobs, found, strict=True)), "weights are moved")
+        yield guarded, knobs
+
+
+def usual(knobs: list[Path]) -> bool:
+    """Whether all weights are as nobody set them."""
+    return all(knob.read_text().strip() == ("100" if knob.name == "cpu.weight" else "1024") for knob in knobs)
+
+
+@pytest.mark.root
+def test_weights_are_put_back_when_it_is_stopped(tmp_path: Path) -> None:
+    with weighing(tmp_path) as (guarded, knobs):
+        guarded.guard.terminate()
+        assert guarded.end() == (0, "")
+        assert usual(knobs)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.root
+def test_weights_are_put_back_when_the_loop_is_killed(tmp_path: Path) -> None:
+    with weighing(tmp_path) as (guarded, knobs):
+        guarded.signal_loop(signal.SIGKILL)
+        wait_until(lambda: usual(knobs), "the guard puts them back")
+        assert guarded.end()[0] != 0
+        assert usual(knobs)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.root
+def test_weights_are_no_pauses_and_a_loop_that_only_weighs_is_left_in_peace(tmp_path: Path) -> None:
+    with weighing(tmp_path) as (guarded, _):
+        journal = guarded.journal()
+        try:
+            assert journal.changed()
+            assert not journal.any_in_force()
+        finally:
+            journal.close()
+        time.sleep(0.5)
+        assert guarded.guard.poll() is None
+
+
+@pytest.mark.root
+def test_after_all_were_killed_at_once_the_next_start_puts_weights_back(tmp_path: Path) -> None:
+    with weighing(tmp_path) as (guarded, knobs):
+        guarded.guard.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(guarded.guard.pid), "the guard stops")
+        guarded.signal_loop(signal.SIGKILL)
+        guarded.guard.kill()
+        guarded.guard.wait(WAIT_S)
+        assert not usual(knobs), "else this test shows nothing"
+        with GuardedLoop(tmp_path):
+            assert usual(knobs)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_journal_in_the_run_directory_is_reported_and_does_not_keep_the_guard_from_starting(

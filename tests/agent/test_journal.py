@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from utilctl_agent.safety.journal import (
     MAX_PATH_BYTES,
+    ChangedWeight,
     Journal,
     JournalError,
     PausedCgroup,
@@ -52,11 +53,11 @@ class JournalModel(RuleBasedStateMachine):
         self.model[slot] = ((pid, start_ticks), None)
 
     @precondition(lambda self: len(self.model) < SLOTS)
-    @rule(path=PATHS, inode=U64)
-    def enter_cgroup(self, path: str, inode: int) -> None:
-        slot = self.journal.enter_cgroup(path, inode)
+    @rule(path=PATHS, inode=U64, v1=st.booleans())
+    def enter_cgroup(self, path: str, inode: int, v1: bool) -> None:
+        slot = self.journal.enter_cgroup(path, inode, v1=v1)
         assert slot not in self.model
-        self.model[slot] = ((path, inode), None)
+        self.model[slot] = ((path, inode, v1), None)
 
     @precondition(lambda self: len(self.model) == SLOTS)
     @rule()
@@ -109,7 +110,7 @@ class JournalModel(RuleBasedStateMachine):
         expected = {
             slot: PausedProcess(subject[0], subject[1], since_ns)  # type: ignore[arg-type]  # a pair of ints
             if isinstance(subject[0], int)
-            else PausedCgroup(subject[0], subject[1], since_ns)  # type: ignore[arg-type]  # a path and an int
+            else PausedCgroup(subject[0], subject[1], since_ns, subject[2])  # type: ignore[arg-type]  # as entered
             for slot, (subject, since_ns) in self.model.items()
             if since_ns is not None
         }
@@ -153,6 +154,29 @@ def test_what_was_noted_outlives_a_writer_that_is_killed(path: str) -> None:
         assert journal.lock(), "the killed writer's lock must be gone with it"
     finally:
         journal.close()
+
+
+U32_WEIGHT = st.integers(0, 2**32 - 1)
+
+
+@given(path=PATHS, inode=U64, found=U64, before=U32_WEIGHT, value=U32_WEIGHT)
+@settings(max_examples=50, deadline=None)
+def test_a_changed_weight_is_read_back_and_is_no_pause(
+    tmp_path_factory: pytest.TempPathFactory, path: str, inode: int, found: int, before: int, value: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / f"weights-{os.getpid()}.journal"
+    file.unlink(missing_ok=True)
+    journal = Journal.create(str(file), slots=2)
+    try:
+        for knob in ("cpu.shares", "cpu.weight"):
+            slot = journal.enter_weight(path, inode, knob, found)
+            journal.change(slot, before, value)
+            assert journal.changed() == [(slot, ChangedWeight(path, inode, knob, found, before, value))]
+            assert (journal.any_in_force(), journal.in_force()) == (False, [])
+            journal.leave(slot)
+            assert journal.changed() == []
+    finally:
+        journal.close(unlink=True)
 
 
 def test_two_handles_see_each_others_notes_at_once(path: str) -> None:

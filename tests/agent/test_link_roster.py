@@ -20,9 +20,16 @@ def target(mode: str = "auto", *, weight: float = 3.0, cap_cores: float | None =
 
 
 def one_order(
-    local: LocalTarget, *, freezer: bool = True, observe: bool = False, members: SeeMembers = MEMBERS
+    local: LocalTarget,
+    *,
+    freezer: bool = True,
+    observe: bool = False,
+    weigh: bool = False,
+    members: SeeMembers = MEMBERS,
 ) -> tuple[PrincipalOrder, dict[str, str]]:
-    orders, problems = make_orders({"svc=web": local}, {"svc=web": members}, freezer=freezer, observe=observe, cores=8)
+    orders, problems = make_orders(
+        {"svc=web": local}, {"svc=web": members}, freezer=freezer, observe=observe, cores=8, weigh=weigh
+    )
     (order,) = orders
     return order, problems
 
@@ -51,10 +58,37 @@ def test_mode_freezer_where_there_is_none_falls_back_to_signals_and_says_so() ->
     assert "signals are used" in problems["svc=web"]
 
 
-def test_a_mode_that_this_agent_lacks_is_measured_only_and_said_so() -> None:
-    order, problems = one_order(target("weight"))
-    assert order.observe
-    assert "not available" in problems["svc=web"]
+WEIGHABLE = SeeMembers(MEMBERS.processes, MEMBERS.cgroups, MEMBERS.loose, 5, weight_cgroup="/sys/fs/cgroup/cpu/web")
+
+
+@pytest.mark.parametrize(("mode", "host_weighs"), [("weight", False), ("weight", True), ("auto", True)])
+def test_mode_weight_weighs_the_one_cgroup_that_is_all_of_it(mode: str, host_weighs: bool) -> None:
+    order, problems = one_order(target(mode), members=WEIGHABLE, weigh=host_weighs)
+    assert order == PrincipalOrder("svc=web", 3.0, 5, cgroups=("/sys/fs/cgroup/cpu/web",), weight=True)
+    assert problems == {}
+
+
+@pytest.mark.parametrize(("freezer", "instead"), [(True, "frozen instead"), (False, "signals are used instead")])
+def test_mode_weight_without_such_a_cgroup_falls_back_to_pauses_and_says_why(freezer: bool, instead: str) -> None:
+    members = SeeMembers(MEMBERS.processes, MEMBERS.cgroups, MEMBERS.loose, 5, weight_refusal="it is spread out")
+    order, problems = one_order(target("weight"), freezer=freezer, members=members)
+    assert not order.weight
+    assert not order.observe
+    assert order.processes
+    assert "it is spread out" in problems["svc=web"]
+    assert instead in problems["svc=web"]
+
+
+@pytest.mark.parametrize("mode", ["freezer", "signal", "observe"])
+def test_a_policy_that_says_otherwise_overrules_an_agent_that_weighs(mode: str) -> None:
+    order, problems = one_order(target(mode), members=WEIGHABLE, weigh=True)
+    assert not order.weight
+    assert problems == {}
+
+
+def test_what_is_only_observed_is_not_weighed() -> None:
+    order, problems = one_order(target("weight"), observe=True, members=MEMBERS)
+    assert (order.observe, order.weight, problems) == (True, False, {})
 
 
 @pytest.mark.parametrize(

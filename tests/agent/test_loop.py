@@ -16,6 +16,7 @@ from support.guarded import GuardedLoop, Subject, subject
 from support.processes import is_stopped, remove_cgroup, spinning, temporary_cgroup, wait_until
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
+from utilctl_agent.host.weights import weight_mount, weight_refusal
 from utilctl_agent.orders import LoopReport, MembersDelta, PrincipalDelta, PrincipalOrder
 from utilctl_agent.safety.journal import PausedProcess
 from utilctl_common.quantities import NS_PER_MS
@@ -99,6 +100,33 @@ def test_a_principal_whose_last_process_ended_is_told_and_forgotten_and_may_come
     with subject("a", "signal", count=1) as successor:
         driven.roster(1, successor.order())
         assert list(driven.report().principals) == ["a"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 or weight_refusal() is not None, reason="needs root and a cpu controller")
+def test_an_order_for_a_weight_is_weighed_beside_those_that_are_paused_and_back_again(
+    driven: Driven, one: Subject
+) -> None:
+    with temporary_cgroup(weight_mount()) as cgroup, spinning(1, cgroup=cgroup) as (process,):
+        knob = next(cgroup / name for name in ("cpu.weight", "cpu.shares") if (cgroup / name).exists())
+        found = int(knob.read_text())
+        weighed = PrincipalOrder("w", 3.0, 1, cgroups=(str(cgroup),), weight=True)
+        driven.roster(1, one.order())
+        driven.roster(2, one.order(), weighed)
+        driven.run_until(lambda: int(knob.read_text()) > found, "the weight is moved")
+        driven.run_until(one.all_paused, "the other is paused")
+        assert {name: r.mechanism for name, r in driven.report().principals.items()} == {"a": "signal", "w": "weight"}
+        assert driven.journal.changed()
+        listed = ((process.pid, process.start_ticks),)
+        before_ns = driven.report().principals["w"].cpu_ns
+        driven.roster(3, one.order(), PrincipalOrder("w", 3.0, 1, 0.01, processes=listed))
+        assert int(knob.read_text()) == found
+        assert driven.journal.changed() == []
+        driven.run_until(lambda: is_stopped(process.pid), "it is paused from now on")
+        report = driven.report().principals["w"]
+        assert report.mechanism == "signal"
+        assert report.cpu_ns >= before_ns
+        driven.roster(4)
 
 
 @pytest.mark.root

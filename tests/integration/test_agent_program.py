@@ -16,6 +16,7 @@ from support.controller_server import RunningController
 from support.guarded import Mechanism, Subject, time_until_resumed
 from support.processes import remove_cgroup, spinning, temporary_cgroup, wait_until
 from support.unprivileged import NOBODY, as_nobody, can_become_nobody, give_to_nobody
+from utilctl_agent.host.weights import weight_mount, weight_refusal
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import control_pb2
 
@@ -156,6 +157,57 @@ def test_without_privilege_an_agent_holds_its_own_users_processes_back_by_signal
         assert stop(command).code == 0
         assert not held.any_paused()
     assert not list((run_dir / "utilctl").iterdir())
+
+
+@contextlib.contextmanager
+def labelled(see: str, *, cgroup: Path | None) -> Iterator[None]:
+    """One spinning process of a service, in a cgroup whose weight is the service's, or in none of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UTILCTL_SEE", see)
+        with spinning(1, cgroup=cgroup, cpu=0):
+            yield
+
+
+def knob(cgroup: Path) -> Path:
+    return next(cgroup / name for name in ("cpu.weight", "cpu.shares") if (cgroup / name).exists())
+
+
+@pytest.mark.root
+@root
+@pytest.mark.parametrize(("agent_mode", "policy_mode"), [("weight", "auto"), ("auto", "weight")])
+def test_services_are_weighed_where_agent_or_policy_say_so_and_their_weights_put_back(
+    tmp_path: Path, agent_mode: str, policy_mode: str
+) -> None:
+    refusal = weight_refusal()
+    if refusal is not None:
+        pytest.skip(refusal)
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(RunningController(SqliteStore(tmp_path / "policy.db")))
+        cgroups: list[Path] = []
+        for see, share in (("svc=one", 1), ("svc=three", 3), ("svc=loose", 1)):
+            running.control.SetShare(
+                control_pb2.SetShareRequest(see=see, share=share, mode=policy_mode, changed_by="ada")
+            )
+            cgroup = None if see == "svc=loose" else stack.enter_context(temporary_cgroup(weight_mount()))
+            cgroups += [cgroup] if cgroup is not None else []
+            stack.enter_context(labelled(see, cgroup=cgroup))
+        one, three = map(knob, cgroups)
+        found = one.read_text()
+        command = stack.enter_context(agent(running, f"tree:{os.getpid()}", "--mode", agent_mode))
+        wait_until(lambda: int(three.read_text()) > int(found) > int(one.read_text()), "weights follow the shares")
+        wait_until(lambda: "weight" in running.host("host-a").mechanism, "the mechanism is told")
+        wait_until(
+            lambda: "mode weight is not possible" in problem_of(running, "svc=loose"), "what cannot be weighed is told"
+        )
+        assert problem_of(running, "svc=three") == ""
+        assert stop(command).code == 0
+        assert one.read_text() == three.read_text() == found
+
+
+def problem_of(running: RunningController, see: str) -> str:
+    """What the agent says about a service."""
+    answer = running.control.Explain(control_pb2.ExplainRequest(see=see))
+    return " ".join(host.problem for host in answer.service.per_host)
 
 
 @pytest.mark.root

@@ -17,6 +17,9 @@ import pytest
 from support.commands import UTILCTL, Command, one_line, run
 from support.processes import is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
+from utilctl_agent.host.freezer_v1 import freezer_v1_refusal
+from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
+from utilctl_agent.host.weights import weight_mount, weight_refusal
 
 pytestmark = pytest.mark.kernel
 
@@ -67,6 +70,84 @@ def test_commands_share_the_cpu_and_the_json_is_as_promised(signals: bool) -> No
     assert [principal["name"] for principal in document["principals"]] == [SPIN, SPIN]
     assert all(principal["cpu_s"] > 0 and principal["problem"] == "" for principal in document["principals"])
     assert document["principals"][0]["paused_s"] > 0
+
+
+def mode_refusal(mode: str) -> str | None:
+    """Why a mode cannot be tried here."""
+    if os.geteuid() != 0:
+        return "needs root: cgroups are made"
+    return freezer_v1_refusal() if mode == "freezer-v1" else weight_refusal() if mode == "weight" else None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", ["auto", "freezer", "freezer-v1", "signal", "weight", "observe"])
+def test_every_mode_runs_is_named_with_its_reason_and_leaves_nothing_behind(mode: str) -> None:
+    refusal = mode_refusal(mode)
+    if refusal is not None:
+        pytest.skip(refusal)
+    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "700ms", "--quantum", "20ms"]
+    document = alps(*options, "--mode", mode)
+    assert_designed_form(document, [1, 3])
+    assert document["mechanism"] == ("freezer" if mode == "auto" else mode)
+    assert document["mechanism_reason"]
+    assert document["cycles"] >= 1
+    assert all(principal["cpu_s"] > 0 and principal["problem"] == "" for principal in document["principals"])
+    paused = [principal["paused_s"] for principal in document["principals"]]
+    assert (paused == [0, 0]) == (mode in ("weight", "observe"))
+
+
+@pytest.mark.root
+@root
+def test_weights_that_already_exist_are_moved_and_put_back() -> None:
+    if weight_refusal() is not None:
+        pytest.skip(str(weight_refusal()))
+    with temporary_cgroup(weight_mount()) as one, temporary_cgroup(weight_mount()) as two:
+        knobs = [next(c / name for name in ("cpu.weight", "cpu.shares") if (c / name).exists()) for c in (one, two)]
+        knobs[1].write_text("333")
+        with spinning(1, cgroup=one, cpu=0), spinning(2, cgroup=two, cpu=0):
+            groups = ["--groups", f"1:cgroup:{one}", "--groups", f"4:cgroup:{two}"]
+            document = alps(*groups, "--cpus", "0", "--duration", "700ms", "--mode", "weight")
+        assert document["mechanism"] == "weight"
+        assert [knob.read_text() for knob in knobs] == ["100\n" if knobs[0].name == "cpu.weight" else "1024\n", "333\n"]
+
+
+@pytest.mark.root
+@root
+def test_cgroups_of_the_version_1_freezer_are_taken_and_left_as_they_were() -> None:
+    if freezer_v1_refusal() is not None:
+        pytest.skip(str(freezer_v1_refusal()))
+    mount = v1_mount(FREEZER_V1)
+    with temporary_cgroup(mount) as one, temporary_cgroup(mount) as two:
+        with spinning(1, cgroup=one, cpu=0), spinning(1, cgroup=two, cpu=0):
+            groups = ["--groups", f"1:cgroup:{one}", "--groups", f"1:cgroup:{two}"]
+            document = alps(*groups, "--cpus", "0", "--duration", "400ms")
+        assert document["mechanism"] == "freezer-v1"
+        for cgroup in (one, two):
+            assert (cgroup / "freezer.state").read_text() == "THAWED\n"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not can_become_nobody(), reason="needs root and setpriv")
+def test_a_mode_that_is_not_possible_is_replaced_and_the_reason_said(tmp_path: Path) -> None:
+    document = alps(
+        "--run", f"1:{SPIN}", "--run", f"1:{SPIN}", "--cpus", "0", "--duration", "400ms", "--mode", "weight",
+        prefix=as_nobody([]), XDG_RUNTIME_DIR=str(give_to_nobody(tmp_path / "runtime")),
+    )  # fmt: skip
+    assert document["mechanism"] == "signal"
+    assert document["mechanism_reason"].startswith("weight is not possible: ")
+
+
+@pytest.mark.root
+@root
+def test_processes_without_a_cgroup_of_their_own_are_paused_beside_weights_and_it_is_said() -> None:
+    if weight_refusal() is not None:
+        pytest.skip(str(weight_refusal()))
+    with own_spinners() as (one, _, _):
+        document = alps(
+            "--run", f"1:{SPIN}", "--pids", f"1:{one}", "--cpus", "0", "--duration", "700ms", "--mode", "weight"
+        )
+    assert document["mechanism"] == "signal+weight"
+    assert "signals for --pids" in document["mechanism_reason"]
 
 
 @pytest.mark.quiet
@@ -223,6 +304,9 @@ def test_what_commands_print_never_mixes_with_the_json() -> None:
         (["--pids", "1:0"], 2, "not a process id"),
         (["--groups", "1:/sys"], 2, "names no cgroup"),
         pytest.param(["--groups", "1:cgroup:/etc"], 2, "/etc is not a cgroup", marks=[pytest.mark.root, root]),
+        (["--run", "1:true", "--signals", "--mode", "weight"], 2, "contradict each other; drop one of them"),
+        (["--run", "1:true", "--mode", "weight", "--algorithm", "paper"], 2, "weights have an algorithm of their own"),
+        (["--run", "1:true", "--mode", "force"], 2, "force"),
         ([], 2, "there is nothing to schedule; add --run SHARE:COMMAND"),
     ],
 )

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from support.processes import WAIT_S, is_stopped
-from utilctl_agent.host.cgroup import cgroup2_mount
+from support.processes import WAIT_S, is_stopped, thaw
+from utilctl_agent.discovery.cgroupfs import cgroup_mounts
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import default_run_dir
 
@@ -76,7 +76,9 @@ class Command:
                 os.kill(pid, 9)
         for cgroup in self.cgroups():
             with contextlib.suppress(OSError):
-                (cgroup / "cgroup.kill").write_text("1")
+                thaw(cgroup)
+                if (cgroup / "cgroup.kill").exists():
+                    (cgroup / "cgroup.kill").write_text("1")
             deadline = time.monotonic() + WAIT_S
             while cgroup.exists() and time.monotonic() < deadline:
                 for folder in sorted([cgroup, *cgroup.rglob("*/")], reverse=True):
@@ -107,8 +109,8 @@ class Command:
 
     def cgroups(self) -> list[Path]:
         """Cgroups that it made."""
-        mount = cgroup2_mount()
-        return [] if mount is None else sorted(mount.glob(f"utilctl-*-{self.pid}*"))
+        mounts = [mount.mount_point for mount in cgroup_mounts()]
+        return sorted(path for mount in mounts for path in mount.glob(f"utilctl-*-{self.pid}*"))
 
     def assert_nothing_left(self) -> None:
         """It has ended, and nothing tells that it ever ran. Helpers get a moment to notice that it is gone."""

@@ -19,12 +19,13 @@ from typing import Final, Literal
 from support.processes import WAIT_S, is_frozen, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import NOBODY, as_nobody
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
-Mechanism = Literal["freezer", "signal"]
+Mechanism = Literal["freezer", "freezer-v1", "signal"]
 
 CYCLE_NS: Final = 100 * NS_PER_MS
 LOW_CAP_CORES: Final = 0.08
@@ -49,12 +50,14 @@ class Subject:
     def any_paused(self) -> bool:
         """Whether any part of it is held back now, as the kernel says."""
         if self.cgroup is not None:
-            return is_frozen(self.cgroup) or "frozen 1" in (self.cgroup / "cgroup.events").read_text()
+            return is_frozen(self.cgroup) or self.all_paused()
         return any(is_stopped(process.pid) for process in self.processes)
 
     def all_paused(self) -> bool:
         """Whether all of it is held back now."""
         if self.cgroup is not None:
+            if (self.cgroup / "freezer.state").exists():
+                return "FROZEN" in (self.cgroup / "freezer.state").read_text()
             return "frozen 1" in (self.cgroup / "cgroup.events").read_text()
         return all(is_stopped(process.pid) for process in self.processes)
 
@@ -63,7 +66,8 @@ class Subject:
 def subject(name: str, mechanism: Mechanism, *, count: int = 2, unprivileged: bool = False) -> Iterator[Subject]:
     """``count`` spinning processes, gone afterwards. unprivileged: they are user nobody's."""
     with contextlib.ExitStack() as stack:
-        cgroup = stack.enter_context(temporary_cgroup()) if mechanism == "freezer" else None
+        mount = v1_mount(FREEZER_V1) if mechanism == "freezer-v1" else None
+        cgroup = None if mechanism == "signal" else stack.enter_context(temporary_cgroup(mount))
         user = NOBODY if unprivileged else None
         processes = stack.enter_context(spinning(count, cgroup=cgroup, user=user))
         yield Subject(name, tuple(processes), cgroup)

@@ -29,8 +29,8 @@ def spinning(
 ) -> Iterator[list[ProcessId]]:
     """``count`` processes that want CPU all the time; killed and reaped at the end, stopped and frozen ones too.
 
-    cgroup: a version 2 cgroup directory to put them in. cpu: the only CPU that they may use. user: whose they are;
-    another user than one's own needs root.
+    cgroup: a cgroup directory of either version to put them in. cpu: the only CPU that they may use. user: whose they
+    are; another user than one's own needs root.
     """
     children: list[subprocess.Popen[bytes]] = []
     try:
@@ -53,15 +53,15 @@ def spinning(
             child.kill()
         if cgroup is not None and cgroup.exists():
             # SIGKILL reaches a frozen process too, but a foreign freeze left in force would outlive the test.
-            (cgroup / "cgroup.freeze").write_text("0")
+            thaw(cgroup)
         for child in children:
             child.wait()
 
 
 @contextlib.contextmanager
-def temporary_cgroup() -> Iterator[Path]:
-    """A version 2 cgroup of the test's own, removed at the end. Needs root and a mounted hierarchy."""
-    mount = cgroup2_mount()
+def temporary_cgroup(mount: Path | None = None) -> Iterator[Path]:
+    """A cgroup of the test's own, removed at the end. Needs root and a mounted hierarchy: ``mount``, or version 2."""
+    mount = mount if mount is not None else cgroup2_mount()
     assert mount is not None, "no cgroup v2 hierarchy is mounted"
     path = mount / f"utilctl-test-{uuid.uuid4().hex[:12]}"
     path.mkdir()
@@ -69,16 +69,34 @@ def temporary_cgroup() -> Iterator[Path]:
         yield path
     finally:
         if path.exists():
-            (path / "cgroup.freeze").write_text("0")
+            thaw(path)
             remove_cgroup(path)
+
+
+def thaw(path: Path) -> None:
+    """Thaw a cgroup of either version, whoever froze it."""
+    for knob, value in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
+        if (path / knob).exists():
+            (path / knob).write_text(value)
+
+
+def freeze(path: Path) -> None:
+    """Freeze a cgroup of either version, as somebody with a shell would."""
+    knob, value = ("freezer.state", "FROZEN") if (path / "freezer.state").exists() else ("cgroup.freeze", "1")
+    (path / knob).write_text(value)
 
 
 def remove_cgroup(path: Path) -> None:
     """Kill what is in a cgroup and remove it."""
-    with contextlib.suppress(FileNotFoundError):  # cgroup.kill: Linux 5.14 and later
-        (path / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + WAIT_S
     while path.exists():
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if (path / "cgroup.kill").exists():  # version 2, Linux 5.14 and later
+                (path / "cgroup.kill").write_text("1")
+            else:
+                thaw(path)  # version 1 lets nobody die who is frozen
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
         with contextlib.suppress(OSError):  # its processes are still dying
             path.rmdir()
         assert time.monotonic() < deadline, f"{path} cannot be removed"
@@ -93,8 +111,9 @@ def is_stopped(pid: int) -> bool:
 
 def is_frozen(path: Path) -> bool:
     """Whether somebody asked for the cgroup to be frozen; one that is gone is not."""
-    with contextlib.suppress(OSError):
-        return (path / "cgroup.freeze").read_text().strip() == "1"
+    for knob, thawed in (("cgroup.freeze", "0"), ("freezer.self_freezing", "0")):
+        with contextlib.suppress(OSError):
+            return (path / knob).read_text().strip() != thawed
     return False
 
 

@@ -24,6 +24,10 @@ class MechanismError(FailedError):
     """The kernel refused to pause or resume the group (permission, read-only mount). It keeps running."""
 
 
+class ForeignWeightError(FailedError):
+    """Somebody else wrote the group's weight. It is theirs from now on: neither moved nor put back by us."""
+
+
 class Clock(Protocol):
     """Monotonic time in nanoseconds."""
 
@@ -37,7 +41,7 @@ class Group(Protocol):
 
     @property
     def mechanism(self) -> str:
-        """``freezer`` or ``signal``."""
+        """``freezer``, ``freezer-v1``, ``signal`` or ``weight``."""
         ...
 
     def read(self, *, observe: bool = True) -> Reading:
@@ -74,8 +78,16 @@ class Ledger(Protocol):
         """Reserve a slot for a process."""
         ...
 
-    def enter_cgroup(self, path: str, inode: int) -> int:
-        """Reserve a slot for a cgroup."""
+    def enter_cgroup(self, path: str, inode: int, *, v1: bool = False) -> int:
+        """Reserve a slot for a cgroup; v1: it is one of the freezer hierarchy of version 1."""
+        ...
+
+    def enter_weight(self, path: str, inode: int, knob: str, found: int) -> int:
+        """Reserve a slot for a cgroup's ``cpu.shares`` or ``cpu.weight`` and the value that was found in it."""
+        ...
+
+    def change(self, slot: int, before: int, value: int) -> None:
+        """The slot's weight is about to be written: ``value``, over our own ``before``."""
         ...
 
     def begin(self, slot: int, now_ns: int) -> None:

@@ -15,7 +15,7 @@ from opentelemetry.trace import Span
 
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.dispatch import Dispatcher
-from utilctl_agent.host.cgroup import freezer_refusal
+from utilctl_agent.host.abilities import host_abilities
 from utilctl_agent.link import codec
 from utilctl_agent.link.hoststat import read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
@@ -26,6 +26,7 @@ from utilctl_agent.link.session import ControllerSession
 from utilctl_agent.link.settings import AgentSettings
 from utilctl_agent.link.targets import TargetKeeper, TargetSet
 from utilctl_agent.link.watch import MembershipWatch
+from utilctl_agent.mechanism import choose
 from utilctl_agent.orders import LoopReport, LoopSettings
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import thaw_journal
@@ -49,11 +50,9 @@ class LinkApp:
         self._journal = journal
         self._telemetry = setup("utilctl-agent")
         self._metrics = AgentMetrics(self._telemetry, settings.host)
-        refusal = freezer_refusal()
-        if settings.mode == "signal":
-            refusal = "signals were asked for"
-        self._freezer = refusal is None
-        self._reason = "cgroup.freeze is writable" if refusal is None else refusal
+        abilities = host_abilities()
+        self._choice = choose(settings.mode, abilities)
+        self._freezer = settings.mode != "signal" and abilities.freezer is None
         self._keeper = TargetKeeper()
         self._reporter = Reporter(len(settings.cpus))
         self._scanner: MembershipScanner | None = None
@@ -83,6 +82,7 @@ class LinkApp:
                     max_pause_ns=self._settings.max_pause_ns,
                     cycle_log=False,
                     announce_first_cycle=True,
+                    weight_period_ns=self._settings.weight_period_ns,
                 ).to_json(),
             }
         )
@@ -92,7 +92,9 @@ class LinkApp:
         try:
             loop_pid = await asyncio.wait_for(asyncio.shield(ready), LOOP_TIMEOUT_S)
             own = frozenset({os.getpid(), os.getppid(), loop_pid})
-            self._scanner = MembershipScanner(self._settings.scope, own, self._settings.scan_ns)
+            self._scanner = MembershipScanner(
+                self._settings.scope, own, self._settings.scan_ns, weigh=self._choice.mechanism == "weight"
+            )
             self._watch = MembershipWatch(self._scanner, self._wanted_policies, self._instruct)
             tasks = [
                 asyncio.create_task(self._session.run(), name="session"),
@@ -185,8 +187,8 @@ class LinkApp:
             capacity_cores=float(len(self._settings.cpus)),
             version=importlib.metadata.version("utilctl"),
             instance_id=self._instance_id,
-            mechanism="observe" if self._settings.mode == "observe" else "freezer" if self._freezer else "signal",
-            mechanism_reason=self._reason,
+            mechanism=self._choice.mechanism,
+            mechanism_reason=self._choice.reason,
         )
         return codec.hello(identity, current.epoch if current else 0, current.generation if current else 0)
 
@@ -234,6 +236,7 @@ class LinkApp:
             freezer=self._freezer,
             observe=self._settings.mode == "observe",
             cores=len(self._settings.cpus),
+            weigh=self._choice.mechanism == "weight",
         )
         message = self._dispatcher.message(current.epoch, current.generation, orders)
         if message is None:

@@ -13,7 +13,8 @@ from utilctl_agent.discovery.events import listen
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import HostScope, Scope, parse_scope
-from utilctl_agent.link.roster import SeeMembers
+from utilctl_agent.discovery.weighing import find_weight_cgroup
+from utilctl_agent.link.roster import SeeMembers, wants_weight
 from utilctl_common.policy import SeePolicy
 
 COUNT_THREADS_UP_TO: Final = 256
@@ -27,8 +28,15 @@ class MembershipScanner:
     never changed. ``cadence`` says when to call what.
     """
 
-    def __init__(self, scope: str | None, own_pids: frozenset[int], scan_ns: int, *, events: bool = True) -> None:
-        """``events``: listen to them where that is allowed. Raises UsageError for a scope that does not exist."""
+    def __init__(
+        self, scope: str | None, own_pids: frozenset[int], scan_ns: int, *, events: bool = True, weigh: bool = False
+    ) -> None:
+        """events: listen to them where that is allowed. weigh: weights are preferred, see link.roster.
+
+        Raises UsageError for a scope that does not exist.
+        """
+        self._weigh = weigh
+        self._weighed: frozenset[str] = frozenset()
         reader = ProcReader()
         mounts = cgroup_mounts(Path("/proc"))
         chosen: Scope = HostScope() if scope is None else parse_scope(scope, reader, mounts)
@@ -50,6 +58,7 @@ class MembershipScanner:
     def scan(self, policies: tuple[SeePolicy, ...]) -> None:
         """Look at every process. Raises UsageError and FailedError as Discovery.scan."""
         begin_ns = time.thread_time_ns()
+        self._weighed = frozenset(p.name for p in policies if wants_weight(p.mode, host_weighs=self._weigh))
         membership = self._discovery.scan(policies)
         self.members = {}
         self._take_over(membership.members)
@@ -82,11 +91,15 @@ class MembershipScanner:
                 members.pop(see, None)
                 continue
             many = len(keys) > COUNT_THREADS_UP_TO
+            pids = frozenset(pid for pid, _ in keys)
+            cgroup, refusal = find_weight_cgroup(pids) if see in self._weighed else (None, "")
             members[see] = SeeMembers(
                 processes=keys,
                 cgroups=tuple(str(path) for path in found.cgroup_paths),
                 loose=found.loose,
                 threads=len(keys) if many else self._discovery.threads(keys),
+                weight_cgroup=str(cgroup) if cgroup is not None else "",
+                weight_refusal=refusal,
             )
         problems: dict[str, str] = {}
         for problem in membership.problems:

@@ -14,17 +14,21 @@ from utilctl_common.quantities import MAX_SHARE, MIN_SHARE
 class SeeMembers:
     """What an SEE consists of on this host: (pid, start ticks) of all its processes, and the same once more as whole
     cgroups and the loose processes outside them. ``threads`` bounds the CPUs that it can use at once.
+    ``weight_cgroup`` holds exactly them and has a weight; where there is none, ``weight_refusal`` says why, if anybody
+    asked.
     """
 
     processes: tuple[tuple[int, int], ...]
     cgroups: tuple[str, ...]
     loose: tuple[tuple[int, int], ...]
     threads: int
+    weight_cgroup: str = ""
+    weight_refusal: str = ""
 
 
-UNSUPPORTED_MODES: Mapping[str, str] = {
-    "weight": "mode weight is not available on this agent; the service is measured and not held back",
-}
+def wants_weight(mode: str, *, host_weighs: bool) -> bool:
+    """Whether a service with this policy mode is to be held back by its weight."""
+    return mode == "weight" or (mode == "auto" and host_weighs)
 
 
 def make_orders(
@@ -34,12 +38,14 @@ def make_orders(
     freezer: bool,
     observe: bool,
     cores: int,
+    weigh: bool = False,
 ) -> tuple[tuple[PrincipalOrder, ...], dict[str, str]]:
     """Orders for every SEE with processes here, by name, and problems by SEE.
 
-    freezer: whole cgroups may be frozen. observe: nothing may be paused on this host. cores: what it shares out; more
-    parallelism than that makes no difference, so that an order for whole cgroups stays the same, and need not be sent,
-    while processes come and go in them.
+    freezer: whole cgroups may be frozen. observe: nothing may be held back on this host. cores: what it shares out;
+    more parallelism than that makes no difference, so that an order for whole cgroups stays the same, and need not be
+    sent, while processes come and go in them. weigh: weights are preferred to pauses for services whose policies leave
+    it open.
     """
     orders: list[PrincipalOrder] = []
     problems: dict[str, str] = {}
@@ -48,8 +54,12 @@ def make_orders(
         if found is None or not found.processes:
             continue
         mode = target.policy.mode
-        if mode in UNSUPPORTED_MODES:
-            problems[name] = UNSUPPORTED_MODES[mode]
+        watched = observe or mode == "observe"
+        weight = not watched and wants_weight(mode, host_weighs=weigh)
+        if weight and not found.weight_cgroup:
+            weight = False
+            instead = "its cgroups are frozen instead" if freezer else "signals are used instead"
+            problems[name] = f"mode weight is not possible: {found.weight_refusal or 'not tried yet'}; {instead}"
         if mode == "freezer" and not freezer:
             problems[name] = "mode freezer is not possible on this host; signals are used"
         use_cgroups = freezer and mode != "signal"
@@ -59,9 +69,10 @@ def make_orders(
                 share=min(MAX_SHARE, max(MIN_SHARE, target.weight)),
                 parallelism=max(1, min(found.threads, cores)),
                 cap_cores=target.cap_cores,
-                cgroups=found.cgroups if use_cgroups else (),
-                processes=found.loose if use_cgroups else found.processes,
-                observe=observe or mode == "observe" or mode in UNSUPPORTED_MODES,
+                cgroups=(found.weight_cgroup,) if weight else found.cgroups if use_cgroups else (),
+                processes=() if weight else found.loose if use_cgroups else found.processes,
+                observe=watched,
+                weight=weight,
             )
         )
     return tuple(orders), problems

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
-AgentMode = Literal["auto", "freezer", "signal", "observe"]
-AGENT_MODES: Final[tuple[AgentMode, ...]] = ("auto", "freezer", "signal", "observe")
+AgentMode = Literal["auto", "freezer", "signal", "weight", "observe"]
+AGENT_MODES: Final[tuple[AgentMode, ...]] = ("auto", "freezer", "signal", "weight", "observe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,9 @@ class AgentSettings:
     - ``host``: its name in the fleet. ``controllers``: addresses, tried in turn.
     - ``scope``: which processes it may manage, ``cgroup:PATH`` or ``tree:PID``; None: the whole host.
     - ``cpus``: CPUs whose time it shares out; they are its capacity.
-    - ``mode``: how it pauses. ``quantum_ns``, ``cycle_ns``: see alps.model.CoreSettings.
+    - ``mode``: how it holds services back, unless their policies say.
+    - ``quantum_ns``, ``cycle_ns``: see alps.model.CoreSettings.
+    - ``weight_period_ns``: how often weights are looked at.
     - ``scan_ns``: how often processes are looked for. ``max_pause_ns``: longest pause, whatever the shares say.
     """
 
@@ -31,6 +33,7 @@ class AgentSettings:
     quantum_ns: int = 10 * NS_PER_MS
     cycle_ns: int = 100 * NS_PER_MS
     scan_ns: int = NS_PER_S
+    weight_period_ns: int = 200 * NS_PER_MS
     max_pause_ns: int = NS_PER_S
 
     def to_json(self) -> str:

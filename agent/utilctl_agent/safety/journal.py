@@ -1,11 +1,16 @@
-"""The journal: every pause in force, in a memory-mapped file that outlives the process that wrote it.
+"""The journal: every pause in force and every changed weight, in a memory-mapped file that outlives its writer.
 
 The loop notes a pause *before* it asks the kernel for it and crosses it out *after* the kernel undid it, so the
 journal names at least everything that is paused. Guard, link, the next start and ``utilctl thaw --all`` read it.
 A note is two stores into mapped memory, so it costs the loop well under a microsecond and needs no write.
 
+A changed weight (``cpu.shares``, ``cpu.weight``) holds nobody back and may stay in force for as long as the loop lives,
+so it has a flag of its own: neither its age nor the loop's heartbeat makes the guard act on it. It is undone with the
+pauses once the loop has ended.
+
 Layout, little endian: a header page; one flag byte a slot; eight bytes a slot for when the pause began
-(CLOCK_MONOTONIC, ns); one record a slot. Kept free of imports: the guard lives on it.
+(CLOCK_MONOTONIC, ns) or for the last two values of the weight; one record a slot. Kept free of imports: the guard
+lives on it.
 """
 
 from __future__ import annotations
@@ -19,16 +24,21 @@ from dataclasses import dataclass
 MAGIC = b"utilctlJ"
 VERSION = 1
 SLOTS = 16_384
-"""Pauses in force at once: processes (signals) and cgroups (freezer) together. 5,000 processes fit three times."""
+"""Pauses and weights in force at once, of processes and cgroups together. 5,000 processes fit three times."""
 
 _HEADER = struct.Struct("<8sII")  # magic, version, slots
 _HEARTBEAT_AT = 64
 _HEADER_BYTES = 4096
 _SINCE = struct.Struct("<Q")
-_RECORD = struct.Struct("<BxxxIQQH")  # kind, pid, start ticks, inode, path length; the path follows
+_RECORD = struct.Struct("<BxxxIQQH")  # kind, pid, start ticks or weight, inode, path length; the path follows
 _RECORD_BYTES = 512
 _KIND_PROCESS = 1
 _KIND_CGROUP = 2
+_KIND_CGROUP_V1 = 3
+_KNOBS = {4: "cpu.shares", 5: "cpu.weight"}
+"""Kinds of records of weights; the weight that was found stands where processes have their start time."""
+_CHANGED = b"\x02"
+_LOW_32 = (1 << 32) - 1
 MAX_PATH_BYTES = _RECORD_BYTES - _RECORD.size
 
 
@@ -47,14 +57,30 @@ class PausedProcess:
 
 @dataclass(frozen=True, slots=True)
 class PausedCgroup:
-    """A frozen cgroup; ``inode`` tells it from a later one with its path."""
+    """A frozen cgroup; ``inode`` tells it from a later one with its path. v1: by ``freezer.state``."""
 
     path: str
     inode: int
     since_ns: int
+    v1: bool = False
 
 
 Pause = PausedProcess | PausedCgroup
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedWeight:
+    """A cgroup whose ``knob`` had the value ``found`` and was moved by us, from ``before`` to ``written`` last.
+
+    The note comes before the write: the knob holds one of these two, or a third value that somebody else wrote.
+    """
+
+    path: str
+    inode: int
+    knob: str
+    found: int
+    before: int
+    written: int
 
 
 class Journal:
@@ -123,12 +149,20 @@ class Journal:
         """Reserve a slot for a process. Raises JournalError if all are taken."""
         return self._enter(_RECORD.pack(_KIND_PROCESS, pid, start_ticks, 0, 0))
 
-    def enter_cgroup(self, path: str, inode: int) -> int:
+    def enter_cgroup(self, path: str, inode: int, *, v1: bool = False) -> int:
         """Reserve a slot for a cgroup. Raises JournalError if all are taken or the path is too long."""
+        return self._enter_path(_KIND_CGROUP_V1 if v1 else _KIND_CGROUP, 0, inode, path)
+
+    def enter_weight(self, path: str, inode: int, knob: str, found: int) -> int:
+        """Reserve a slot for a weight that was ``found``. Raises JournalError as enter_cgroup does."""
+        kind = next(kind for kind, name in _KNOBS.items() if name == knob)
+        return self._enter_path(kind, found, inode, path)
+
+    def _enter_path(self, kind: int, number: int, inode: int, path: str) -> int:
         encoded = os.fsencode(path)
         if len(encoded) > MAX_PATH_BYTES:
             raise JournalError(f"cgroup path of {len(encoded)} bytes is too long to journal")
-        return self._enter(_RECORD.pack(_KIND_CGROUP, 0, 0, inode, len(encoded)) + encoded)
+        return self._enter(_RECORD.pack(kind, 0, number, inode, len(encoded)) + encoded)
 
     def _enter(self, record: bytes) -> int:
         if not self._free:
@@ -143,8 +177,13 @@ class Journal:
         _SINCE.pack_into(self._map, self._since_at + 8 * slot, now_ns)
         self._map[self._flags_at + slot] = 1
 
+    def change(self, slot: int, before: int, value: int) -> None:
+        """The slot's weight is about to be written: ``value``, over our own ``before``."""
+        _SINCE.pack_into(self._map, self._since_at + 8 * slot, before << 32 | value)
+        self._map[self._flags_at + slot] = _CHANGED[0]
+
     def end(self, slot: int) -> None:
-        """The slot's subject runs again."""
+        """The slot's subject runs again, or its weight is as it was found."""
         self._map[self._flags_at + slot] = 0
 
     def leave(self, slot: int) -> None:
@@ -175,25 +214,35 @@ class Journal:
 
     def in_force(self) -> list[tuple[int, Pause]]:
         """Every pause in force with its slot."""
-        pauses: list[tuple[int, Pause]] = []
-        at = self._map.find(b"\x01", self._flags_at, self._since_at)
-        while at >= 0:
-            slot = at - self._flags_at
-            pause = self._read(slot)
-            if pause is not None:
-                pauses.append((slot, pause))
-            at = self._map.find(b"\x01", at + 1, self._since_at)
-        return pauses
+        found = [(slot, self._read(slot)) for slot in self._flagged(b"\x01")]
+        return [(slot, pause) for slot, pause in found if pause is not None and not isinstance(pause, ChangedWeight)]
 
-    def _read(self, slot: int) -> Pause | None:
+    def changed(self) -> list[tuple[int, ChangedWeight]]:
+        """Every weight that is not as it was found, with its slot."""
+        found = [(slot, self._read(slot)) for slot in self._flagged(_CHANGED)]
+        return [(slot, weight) for slot, weight in found if isinstance(weight, ChangedWeight)]
+
+    def _flagged(self, flag: bytes) -> list[int]:
+        slots: list[int] = []
+        at = self._map.find(flag, self._flags_at, self._since_at)
+        while at >= 0:
+            slots.append(at - self._flags_at)
+            at = self._map.find(flag, at + 1, self._since_at)
+        return slots
+
+    def _read(self, slot: int) -> Pause | ChangedWeight | None:
         at = self._records_at + slot * _RECORD_BYTES
-        kind, pid, start_ticks, inode, length = _RECORD.unpack_from(self._map, at)
+        kind, pid, number, inode, length = _RECORD.unpack_from(self._map, at)
         (since_ns,) = _SINCE.unpack_from(self._map, self._since_at + 8 * slot)
         if kind == _KIND_PROCESS:
-            return PausedProcess(pid, start_ticks, since_ns)
-        if kind == _KIND_CGROUP and length <= MAX_PATH_BYTES:
-            start = at + _RECORD.size
-            return PausedCgroup(os.fsdecode(self._map[start : start + length]), inode, since_ns)
+            return PausedProcess(pid, number, since_ns)
+        if length > MAX_PATH_BYTES:
+            return None
+        path = os.fsdecode(self._map[at + _RECORD.size : at + _RECORD.size + length])
+        if kind in (_KIND_CGROUP, _KIND_CGROUP_V1):
+            return PausedCgroup(path, inode, since_ns, kind == _KIND_CGROUP_V1)
+        if kind in _KNOBS:
+            return ChangedWeight(path, inode, _KNOBS[kind], number, since_ns >> 32, since_ns & _LOW_32)
         return None
 
     def close(self, *, unlink: bool = False) -> None:

@@ -1,7 +1,8 @@
-"""Undo pauses: by the guard when the loop cannot, at the next start, and by hand (``utilctl thaw --all``).
+"""Undo pauses and weights: by the guard when the loop cannot, at the next start, and by ``utilctl thaw --all``.
 
 Only what a journal names is touched, and only if it still is what the journal means: same pid and start time, same
-cgroup path and inode. Kept free of imports, as the guard lives on it.
+cgroup path and inode, and a weight only if it still is the one that we wrote. Kept free of imports, as the guard lives
+on it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import signal
 import stat
 from dataclasses import dataclass
 
-from utilctl_agent.safety.journal import Journal, JournalError, Pause, PausedCgroup
+from utilctl_agent.safety.journal import ChangedWeight, Journal, JournalError, Pause, PausedCgroup
 
 
 @dataclass(frozen=True, slots=True)
 class Thawed:
-    """What a thaw did: pauses undone, pauses whose subject was gone already, and what could not be undone, and why."""
+    """What a thaw did: pauses undone, what was gone already, what could not be undone and why, weights put back."""
 
     resumed: int = 0
     gone: int = 0
     failures: tuple[str, ...] = ()
+    weights: int = 0
 
     def __add__(self, other: Thawed) -> Thawed:
-        return Thawed(self.resumed + other.resumed, self.gone + other.gone, self.failures + other.failures)
+        return Thawed(
+            self.resumed + other.resumed,
+            self.gone + other.gone,
+            self.failures + other.failures,
+            self.weights + other.weights,
+        )
 
 
 def default_run_dir() -> str:
@@ -43,11 +50,14 @@ def ensure_run_dir(path: str) -> str:
     return path
 
 
-def thaw_journal(journal: Journal) -> Thawed:
-    """Undo every pause that the journal names as in force, and cross it out."""
+def thaw_journal(journal: Journal, *, weights: bool = True) -> Thawed:
+    """Undo every pause that the journal names as in force, and cross it out; with ``weights`` also every weight.
+
+    A loop that lives needs its weights: it would take what is written here for somebody else's wish.
+    """
     result = Thawed()
-    for slot, pause in journal.in_force():
-        outcome = _undo(pause)
+    for slot, noted in [*journal.in_force(), *(journal.changed() if weights else [])]:
+        outcome = _undo(noted)
         if not outcome.failures:
             journal.end(slot)
         result += outcome
@@ -75,7 +85,7 @@ def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
             continue
         orphan = journal.lock()
         if orphan or not only_orphans:
-            outcome = thaw_journal(journal)
+            outcome = thaw_journal(journal, weights=orphan)
             result += outcome
             journal.close(unlink=orphan and not outcome.failures)
         else:
@@ -83,30 +93,55 @@ def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
     return result
 
 
-def _undo(pause: Pause) -> Thawed:
+def _undo(noted: Pause | ChangedWeight) -> Thawed:
     try:
-        done = _thaw_cgroup(pause) if isinstance(pause, PausedCgroup) else _continue(pause.pid, pause.start_ticks)
+        if isinstance(noted, ChangedWeight):
+            return Thawed(weights=1) if _restore(noted) else Thawed(gone=1)
+        done = _thaw_cgroup(noted) if isinstance(noted, PausedCgroup) else _continue(noted.pid, noted.start_ticks)
     except (FileNotFoundError, ProcessLookupError):
         return Thawed(gone=1)
     except OSError as error:
-        what = pause.path if isinstance(pause, PausedCgroup) else f"process {pause.pid}"
+        if isinstance(noted, ChangedWeight):
+            return Thawed(failures=(f"{noted.knob} of {noted.path} cannot be put back: {error.strerror}",))
+        what = noted.path if isinstance(noted, PausedCgroup) else f"process {noted.pid}"
         return Thawed(failures=(f"{what} cannot be resumed: {error.strerror}",))
     return Thawed(resumed=1) if done else Thawed(gone=1)
 
 
 def _thaw_cgroup(pause: PausedCgroup) -> bool:
-    folder = os.open(pause.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    knob, value = ("freezer.state", b"THAWED") if pause.v1 else ("cgroup.freeze", b"0")
+    fd = _open_knob(pause.path, pause.inode, knob, os.O_WRONLY)
+    if fd < 0:
+        return False
     try:
-        if os.fstat(folder).st_ino != pause.inode:
-            return False
-        knob = os.open("cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            os.write(knob, b"0")
-        finally:
-            os.close(knob)
+        os.write(fd, value)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _restore(weight: ChangedWeight) -> bool:
+    fd = _open_knob(weight.path, weight.inode, weight.knob, os.O_RDWR)
+    if fd < 0:
+        return False
+    try:
+        if os.pread(fd, 32, 0).strip() not in (b"%d" % weight.before, b"%d" % weight.written):
+            return False  # somebody else has set it since: it is theirs
+        os.pwrite(fd, b"%d" % weight.found, 0)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open_knob(path: str, inode: int, knob: str, flags: int) -> int:
+    """A file of the cgroup; -1 if the path is another cgroup's by now."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(folder).st_ino != inode:
+            return -1
+        return os.open(knob, flags | os.O_CLOEXEC, dir_fd=folder)
     finally:
         os.close(folder)
-    return True
 
 
 def _continue(pid: int, start_ticks: int) -> bool:

@@ -45,7 +45,13 @@ Examples:
     help="The default scheduler, the ALPS paper's, or none (measure only).",
 )
 @click.option("--cycle-log", type=click.Path(dir_okay=False, path_type=Path), help="Write a CSV row a cycle.")
-@click.option("--signals", is_flag=True, help="Use signals also where cgroups could be frozen.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "freezer", "freezer-v1", "signal", "weight", "observe"]),
+    default=None,
+    help="How to hold back; auto takes the best that this host allows. [default: auto]",
+)
+@click.option("--signals", is_flag=True, help="The same as --mode signal.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def alps(
     runs: tuple[str, ...],
@@ -57,20 +63,26 @@ def alps(
     cycles: int | None,
     algorithm: str,
     cycle_log: Path | None,
+    mode: str | None,
     signals: bool,
     output: str,
 ) -> None:
     """Run programs so that the CPU time they get follows their shares.
 
     Each program is paused when it has used up its allowance of a cycle and resumed in the next one. As root each gets
-    a cgroup of its own, which is frozen; otherwise its processes are stopped by signals. Whatever happens, nothing
-    stays paused.
+    a cgroup of its own, which is frozen; otherwise its processes are stopped by signals. With --mode weight nobody is
+    paused: the kernel shares by weights, which are corrected by what each got. Whatever happens, nothing stays paused
+    and every weight is put back.
     """
     from utilctl_agent.local import run_local
+    from utilctl_agent.mechanism import MODES
     from utilctl_agent.orders import ALGORITHMS
     from utilctl_agent.workloads import LocalSettings
 
     end_as_after_ctrl_c()
+    if signals and mode not in (None, "signal"):
+        raise UsageError(f"--signals and --mode {mode} contradict each other", hint="drop one of them")
+    mode = "signal" if signals else mode or "auto"
     workloads = (*(_command(t) for t in runs), *(_processes(t) for t in pids), *(_cgroup(t) for t in groups))
     if duration is None and cycles is None:
         duration = "10s"
@@ -81,7 +93,7 @@ def alps(
         algorithm=next(a for a in ALGORITHMS if a == algorithm),
         duration_ns=parse_duration_ns(duration) if duration is not None else None,
         cycles=cycles,
-        force_signals=signals,
+        mode=next(m for m in MODES if m == mode),
     )
     with ExitStack() as stack:
         log = stack.enter_context(_cycle_log(cycle_log, len(workloads))) if cycle_log is not None else None

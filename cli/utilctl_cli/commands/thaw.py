@@ -25,7 +25,7 @@ def thaw(*, everything: bool, run_dir: str | None, output: str) -> None:
     """Resume everything that utilctl paused on this host, whether an agent runs or not.
 
     Only what a journal names is touched: what a user stopped stays stopped. An agent that runs goes on deciding
-    afresh. Run it as the user whose agent paused.
+    afresh; weights that one left behind which no longer runs are put back. Run it as the user whose agent paused.
     """
     from utilctl_agent.safety.thaw import default_run_dir, thaw_run_dir
 
@@ -35,6 +35,7 @@ def thaw(*, everything: bool, run_dir: str | None, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(asdict(result)))
     else:
-        click.echo(f"{result.resumed} resumed, {result.gone} gone already, {len(result.failures)} failed")
+        put_back = f", {result.weights} weights put back" if result.weights else ""
+        click.echo(f"{result.resumed} resumed, {result.gone} gone already, {len(result.failures)} failed{put_back}")
     if result.failures:
         raise FailedError("; ".join(result.failures), hint="run it as root")

@@ -1,0 +1,38 @@
+"""Which mechanism is chosen, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from utilctl_agent.mechanism import MODES, HostAbilities, Mode, choose
+
+EVERYTHING = HostAbilities(None, None, None)
+NOTHING = HostAbilities("no v2", "no v1", "no cpu controller")
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "auto"])
+def test_what_is_asked_for_and_possible_is_taken(mode: Mode) -> None:
+    choice = choose(mode, EVERYTHING)
+    assert (choice.mechanism, choice.refused) == (mode, False)
+    assert choice.reason
+
+
+def test_auto_takes_the_freezer_and_else_signals_and_says_why() -> None:
+    assert choose("auto", EVERYTHING).mechanism == "freezer"
+    choice = choose("auto", NOTHING)
+    assert (choice.mechanism, choice.reason, choice.refused) == ("signal", "no v2", False)
+
+
+@pytest.mark.parametrize(("mode", "why"), [("freezer", "no v2"), ("freezer-v1", "no v1"), ("weight", "no cpu")])
+def test_what_is_not_possible_is_replaced_by_what_auto_takes_with_the_reason(mode: Mode, why: str) -> None:
+    choice = choose(mode, NOTHING)
+    assert (choice.mechanism, choice.refused) == ("signal", True)
+    assert f"{mode} is not possible: {why}" in choice.reason
+    only_freezer = HostAbilities(None, "no v1", "no cpu controller")
+    if mode != "freezer":
+        assert choose(mode, only_freezer).mechanism == "freezer"
+
+
+@pytest.mark.parametrize("mode", ["signal", "observe"])
+def test_signals_and_measuring_are_always_possible(mode: Mode) -> None:
+    assert choose(mode, NOTHING).mechanism == mode

@@ -26,6 +26,11 @@ DOUBTFUL: Final = 0.8
 pressure counters lose time, and a principal that really blocks this much is soon seen blocked."""
 FULL_TOLERANCE_CORES: Final = 0.05
 """Cores that may stay unused before another hungry principal is admitted."""
+FILLS: Final = 0.85
+"""On several cores, one that uses this part of what it can use at most is taken to use all of it: switching hundreds of
+processes takes some time on every core, and two groups side by side are divided by their threads, not by shares."""
+RECOVERY: Final = 1.05
+"""A group that finds no idle core is taken to be able to use this much more than was thought, until it shows."""
 TRUSTED: Final = 3
 """Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
 or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
@@ -127,8 +132,10 @@ def observe(
     seen_cores = (principal.observed_used_ns + unseen_ns) / elapsed_ns
     full_ns = (settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns - unseen_ns
     if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
-        seen_cores = max(seen_cores, principal.rate_cores)  # it would have used more
+        seen_cores = max(seen_cores, RECOVERY * principal.rate_cores)  # it would have used more
     most = most_cores(principal.spec, settings.cores)
+    if settings.cores > 1 and seen_cores >= FILLS * most:
+        seen_cores = most
     principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
     if not principal.hungry and principal.allowance_ns > 0:
         # 2.4, made continuous: blocked, it gives up its allotment at the pace at which the others use theirs.

@@ -31,7 +31,7 @@ from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
-from utilctl_agent.mechanism import choose
+from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
@@ -100,8 +100,14 @@ class _Runner:
         abilities = host_abilities()
         observe = settings.mode == "observe"
         # Who is only measured gets the cgroup all the same: it counts what ended processes have used.
-        self._choice = choose("auto" if observe else settings.mode, abilities)
-        self._reason = choose(settings.mode, abilities).reason
+        wanted = Wanted(
+            cpus=len(settings.cpus),
+            weighable=all(w.command or (w.cgroup and has_weight(w.cgroup)) for w in settings.workloads),
+            services=any(w.cgroup for w in settings.workloads),
+            paused=settings.algorithm not in ("default", "none"),
+        )
+        self._choice = choose("auto" if observe else settings.mode, abilities, wanted)
+        self._reason = choose(settings.mode, abilities, wanted).reason
         self._algorithm: Algorithm = "none" if settings.mode == "observe" else settings.algorithm
         self._started: list[_Started] = []
         self._processes: list[subprocess.Popen[bytes]] = []

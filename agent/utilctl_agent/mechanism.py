@@ -20,6 +20,20 @@ class HostAbilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be controlled, as far as it matters for the choice.
+
+    cpus: how many are shared. weighable: everybody has, or gets, a cgroup with a weight. services: existing cgroups,
+    so services of many processes that answer somebody, not programs that compute. paused: the algorithm pauses.
+    """
+
+    cpus: int = 1
+    weighable: bool = False
+    services: bool = False
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The mechanism, and one phrase that says why. refused: what was asked for is not possible here."""
 
@@ -35,7 +49,7 @@ POSSIBLE: Final = {
 }
 
 
-def choose(asked: Mode, host: HostAbilities) -> Choice:
+def choose(asked: Mode, host: HostAbilities, wanted: Wanted | None = None) -> Choice:
     """What to use. What was asked for and is not possible is replaced by what ``auto`` takes, with both reasons."""
     if asked == "observe":
         return Choice("observe", "only measuring was asked for")
@@ -47,19 +61,26 @@ def choose(asked: Mode, host: HostAbilities) -> Choice:
         return _asked("freezer-v1", host.freezer_v1, host)
     if asked == "weight":
         return _asked("weight", host.weight, host)
-    return _auto(host)
+    return _auto(host, wanted or Wanted())
 
 
 def _asked(mechanism: Mechanism, refusal: str | None, host: HostAbilities) -> Choice:
     if refusal is None:
         return Choice(mechanism, POSSIBLE[mechanism])
-    instead = _auto(host)
+    instead = _auto(host, Wanted())
     # Why the freezer is no better is said already where both have the same reason.
     more = f"; {instead.reason}" if instead.reason != refusal else ""
     return Choice(instead.mechanism, f"{mechanism} is not possible: {refusal}{more}", refused=True)
 
 
-def _auto(host: HostAbilities) -> Choice:
+def _auto(host: HostAbilities, wanted: Wanted) -> Choice:
+    if host.weight is None and wanted.weighable and not wanted.paused:
+        # On one CPU programs that compute get their shares in every cycle by turns. Turns of a service make its
+        # clients wait, and on several CPUs they give all of them to one at a time, also to one that cannot use them.
+        if wanted.services:
+            return Choice("weight", "cgroups with weights were named: nobody waits for turns")
+        if wanted.cpus > 1:
+            return Choice("weight", "several CPUs: weights let everybody run side by side")
     if host.freezer is None:
         return Choice("freezer", POSSIBLE["freezer"])
     return Choice("signal", host.freezer)

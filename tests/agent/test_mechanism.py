@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utilctl_agent.mechanism import MODES, HostAbilities, Mode, choose
+from utilctl_agent.mechanism import MODES, HostAbilities, Mode, Wanted, choose
 
 EVERYTHING = HostAbilities(None, None, None)
 NOTHING = HostAbilities("no v2", "no v1", "no cpu controller")
@@ -36,3 +36,12 @@ def test_what_is_not_possible_is_replaced_by_what_auto_takes_with_the_reason(mod
 @pytest.mark.parametrize("mode", ["signal", "observe"])
 def test_signals_and_measuring_are_always_possible(mode: Mode) -> None:
     assert choose(mode, NOTHING).mechanism == mode
+
+
+def test_auto_weighs_services_and_whoever_shares_several_cpus_unless_the_algorithm_pauses() -> None:
+    assert choose("auto", EVERYTHING, Wanted(cpus=1, weighable=True)).mechanism == "freezer"
+    assert choose("auto", EVERYTHING, Wanted(cpus=2, weighable=True)).mechanism == "weight"
+    assert choose("auto", EVERYTHING, Wanted(cpus=1, weighable=True, services=True)).mechanism == "weight"
+    assert choose("auto", EVERYTHING, Wanted(cpus=2, weighable=True, paused=True)).mechanism == "freezer"
+    assert choose("auto", EVERYTHING, Wanted(cpus=2, weighable=False)).mechanism == "freezer"
+    assert choose("auto", NOTHING, Wanted(cpus=2, weighable=True)).mechanism == "signal"

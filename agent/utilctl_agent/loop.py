@@ -71,6 +71,7 @@ def make_scheduler(settings: LoopSettings) -> Scheduler:
         cycle_ns=settings.cycle_ns,
         cores=cores,
         reading_error_ns=0 if cores == 1 else TICK_NS,
+        cycles=settings.stop_after_cycles,
     )
     if settings.algorithm == "default":
         return TurnScheduler(core)

@@ -32,6 +32,7 @@ class CoreSettings:
         to a tick (4 ms at HZ=250) for a process that runs on another CPU.
     max_sleep_ns: longest sleep of the default core while somebody wants CPU.
     idle_sleep_ns: longest sleep while nobody is paused.
+    cycles: how many cycles are wanted; None: no end.
     """
 
     quantum_ns: int = 10 * NS_PER_MS
@@ -41,6 +42,7 @@ class CoreSettings:
     reading_error_ns: int = 0
     max_sleep_ns: int = 80 * NS_PER_MS
     idle_sleep_ns: int = 100 * NS_PER_MS
+    cycles: int | None = None
 
     def __post_init__(self) -> None:
         if not MIN_QUANTUM_NS <= self.quantum_ns <= MAX_QUANTUM_NS:

@@ -43,6 +43,7 @@ def plan_turns(
     slack_ns: int,
     aim_ns: int,
     horizon_ns: int,
+    closings_left: int | None,
     longest_ns: int,
     floor_ns: Callable[[Principal, int], int],
     threshold_ns: Callable[[Principal], int],
@@ -53,6 +54,7 @@ def plan_turns(
     queue: who comes after it in this cycle. everybody: the order of turns in the next cycles. lead_ns: time that a
     turn takes beyond its allowance. slack_ns: how much less than expected may have been used of a turn. aim_ns: how
     much later the last one is to end. longest_ns: a turn longer than this is divided.
+    closings_left: how many more cycles are wanted; a decision closes the last (None: no end).
     floor_ns(principal, allowance): where a turn that begins with this allowance ends.
     threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances): who shares
     a turn with others, which ends the plan.
@@ -79,6 +81,10 @@ def plan_turns(
             waiting.append(principal)
         closes = not waiting
         if closes:
+            if closings_left is not None:
+                closings_left -= 1
+                if closings_left <= 0:
+                    break
             for other in everybody:
                 allowance_ns[id(other)] += other.allotment_ns
             waiting = [p for p in everybody if allowance_ns[id(p)] > threshold_ns(p)]

@@ -231,6 +231,7 @@ class TurnScheduler:
             slack_ns=self._most_lead_ns * settings.cores,
             aim_ns=LEAD_AIM_NS,
             horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
+            closings_left=None if settings.cycles is None else settings.cycles - self._cycles,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=self._floor_ns,
             threshold_ns=self._threshold_ns,

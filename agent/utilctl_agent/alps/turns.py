@@ -347,6 +347,8 @@ class TurnScheduler:
                     principal.observe_at_ns = 0
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._most_lead_ns:
                     self._learn(elapsed_ns - used_ns, planned=False)
+                    if principal.hungry and not principal.proof_ns and elapsed_ns >= MIN_TURN_NS and not self._lags:
+                        principal.streak = TRUSTED  # a turn used to its end says more than any observation
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
         if self._together and self._used_together(now_ns, together_ns) and concluded:

@@ -45,8 +45,6 @@ or glances (see discovery.cadence).
 RESEND_NS: Final = 20 * NS_PER_MS
 """How soon the loop is told everything once it misses something."""
 START_TIMEOUT_S: Final = 20.0
-MOST_THREADS: Final = 65_536
-"""Threads of a cgroup that are counted. Arbitrary: more than CPUs anywhere."""
 
 
 @dataclass(slots=True)
@@ -56,6 +54,7 @@ class _Started:
     process: subprocess.Popen[bytes] | None = None
     cgroup: Path | None = None
     pids: tuple[int, ...] = ()
+    events: int | None = None  # cgroup.events of its cgroup, kept open
     tree: int = -1  # its number among the process trees, where it is followed as one
 
 
@@ -239,7 +238,7 @@ class _Runner:
         for started in self._started:
             share = started.workload.share
             if started.cgroup is not None:
-                parallelism = len(threads_below(started.cgroup, MOST_THREADS)[0])
+                parallelism = self._parallelism(started, started.cgroup)
                 if parallelism:
                     weight = self._choice.mechanism == "weight"
                     yield PrincipalOrder(
@@ -252,6 +251,21 @@ class _Runner:
             if processes:
                 threads = min(self._watch.trees.threads(started.tree), len(self._settings.cpus))
                 yield PrincipalOrder(started.name, share, max(1, threads), processes=processes)
+
+    def _parallelism(self, started: _Started, folder: Path) -> int:
+        """Threads in its cgroup, as far as there are CPUs for them; 0 once it is empty or gone."""
+        cpus = len(self._settings.cpus)
+        if cpus > 1:
+            return min(cpus, len(threads_below(folder, cpus)[0]))
+        try:
+            if started.events is None:
+                started.events = os.open(folder / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+                self._stack.callback(os.close, started.events)
+            return int(os.pread(started.events, 64, 0).startswith(b"populated 1"))
+        except FileNotFoundError:  # not of version 2
+            return min(1, len(threads_below(folder, 1)[0]))
+        except OSError:
+            return 0
 
     def _follow_trees(self) -> None:
         """Start to follow the workloads that have no cgroup; those that have need nothing of the kind."""

@@ -116,8 +116,8 @@ def controls() -> dict[str, Control]:
     text = subprocess.run(
         [sys.executable, "-m", "utilctl_cli.main", "alps", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    listed = re.search(r"--mode \[([a-z|]+)\]", text)
-    modes = [mode for mode in ("auto", "freezer", "signal", "weight") if listed and mode in listed[1].split("|")]
+    listed = re.search(r"--mode \[([a-z0-9|-]+)\]", text)
+    modes = [mode for mode in ("auto", "freezer") if listed and mode in listed[1].split("|")]
     found = {"uncontrolled": Control(), "kernel cpu.shares": Control(kernel=True)}
     for mode in modes or [""]:
         options = ("--mode", mode) if mode else ()
@@ -151,7 +151,10 @@ def _one(sites: Sequence[Site], control: Control, load: Load) -> dict[str, Any]:
                 stack.callback(_set_shares, site, KERNEL_DEFAULT_SHARES)
         alps: AlpsProcess | None = None
         if control.algorithm is not None:
-            principals = [Principal(share, cgroup=site.unified) for share, site in zip(SHARES, sites, strict=True)]
+            # The sites' cgroups in the hierarchy that has what the mode needs; auto gets the one with weights.
+            weighed = control.options[-1:] in (("auto",), ("weight",))
+            folders = [site.cpu if weighed else site.unified for site in sites]
+            principals = [Principal(share, cgroup=folder) for share, folder in zip(SHARES, folders, strict=True)]
             alps = AlpsProcess(
                 principals,
                 control.algorithm,

@@ -254,12 +254,10 @@ class Loop:
     def wake(self, now_ns: int) -> int:
         """One step if one is due; returns when to wake next."""
         self._journal.beat(now_ns)
-        beat_ns = now_ns + BEAT_NS
         if self._behind:
             self._catch_up()
-            beat_ns = now_ns + CATCH_UP_NS
         if now_ns < self._engine_wake_ns:
-            return min(self._engine_wake_ns, beat_ns)  # woken for the heartbeat alone
+            return self._next_wake_ns(now_ns)  # woken for the heartbeat alone
         step = self._engine.step(now_ns)
         for name in step.gone:
             self._orders.pop(name, None)
@@ -268,7 +266,15 @@ class Loop:
         for record in step.closed:
             self._note_cycle(record)
         self._engine_wake_ns = step.next_wake_ns
-        return min(step.next_wake_ns, beat_ns)
+        return self._next_wake_ns(now_ns)
+
+    def _next_wake_ns(self, now_ns: int) -> int:
+        """When the engine is due, or earlier for a heartbeat, which is asked for only while anybody is paused."""
+        if self._behind:
+            return min(self._engine_wake_ns, now_ns + CATCH_UP_NS)
+        if self._journal.any_in_force():
+            return min(self._engine_wake_ns, now_ns + BEAT_NS)
+        return self._engine_wake_ns
 
     def late(self, late_ns: int) -> None:
         """A wake-up came ``late_ns`` after it was due."""

@@ -15,7 +15,7 @@ from typing import Final
 from utilctl_agent.host.procstat import parse_stat
 from utilctl_common.quantities import NS_PER_S
 
-SAMPLED: Final = 8
+SAMPLED: Final = 4
 """Threads that are looked at. Arbitrary: 2 us each, and more than the cores that most groups get."""
 RENEW_NS: Final = NS_PER_S
 

@@ -144,8 +144,9 @@ class Guard:
             poll.register(child.pidfd, select.POLLIN)
         while not self._stop:
             age_ns = time.monotonic_ns() - self._journal.heartbeat_ns()
-            # An old heartbeat without a pause in force is a loop that starts; look again later.
-            wait_ns = HANG_NS - age_ns if age_ns < HANG_NS else HANG_NS // 2
+            # An old heartbeat without a pause in force is a loop that starts or has nothing to do. Should it pause
+            # somebody at once and hang, its heartbeat then is no older than this wait when it is looked at.
+            wait_ns = HANG_NS - age_ns if age_ns < HANG_NS else HANG_NS
             if poll.poll(max(LEAST_CHECK_NS, wait_ns) // 1_000_000 + 1):
                 for child in self._children:
                     if child.reap():

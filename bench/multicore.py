@@ -85,7 +85,8 @@ def cases(*, quick: bool) -> dict[str, Case]:
 
 
 def _real(scenario: Scenario, run_s: float) -> dict[str, Any]:
-    algorithms = ["default", "paper", *(["kernel"] if has_kernel_shares() else []), "none"]
+    weighed = ["weight", "kernel"] if has_kernel_shares() else []
+    algorithms = ["freezer", "paper", *weighed, "none"]
     return {
         "shares": scenario.shares,
         "processes": scenario.processes,
@@ -108,11 +109,15 @@ def _measure(scenario: Scenario, algorithm: str, run_s: float) -> dict[str, Any]
         if algorithm == "kernel":
             with kernel_shares(scenario.shares, command="") as prefixes:
                 commands = [prefix + command for prefix, command in zip(prefixes, commands, strict=True)]
-                return _run(scenario, commands, "none", Path(gate), run_s)
-        return _run(scenario, commands, algorithm, Path(gate), run_s)
+                return _run(scenario, commands, "none", "auto", Path(gate), run_s)
+        if algorithm in ("freezer", "weight"):
+            return _run(scenario, commands, "default", algorithm, Path(gate), run_s)
+        return _run(scenario, commands, algorithm, "auto", Path(gate), run_s)
 
 
-def _run(scenario: Scenario, commands: list[str], algorithm: str, gate: Path, run_s: float) -> dict[str, Any]:
+def _run(
+    scenario: Scenario, commands: list[str], algorithm: str, mode: str, gate: Path, run_s: float
+) -> dict[str, Any]:
     principals = [Principal(share, command) for share, command in zip(scenario.shares, commands, strict=True)]
     start_s = START_S_PER_PROCESS * sum(scenario.processes)
     alps = AlpsProcess(
@@ -121,6 +126,7 @@ def _run(scenario: Scenario, commands: list[str], algorithm: str, gate: Path, ru
         scenario.quantum_ms,
         duration_s=start_s + SETTLE_S + run_s,
         cpus=",".join(map(str, cpus())),
+        options=("--mode", mode),
     )
     if recorder.refusal() is not None:
         with alps:

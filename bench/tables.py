@@ -13,6 +13,8 @@ from bench.web import PUBLISHED_ALPS, PUBLISHED_UNCONTROLLED
 
 NAMES: Final = {
     "default": "utilctl",
+    "freezer": "utilctl, freezer",
+    "weight": "utilctl, weights",
     "paper": "paper's algorithm",
     "paper-unoptimized": "paper's, unoptimized",
     "kernel": "kernel cpu.shares",

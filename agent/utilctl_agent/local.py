@@ -97,17 +97,17 @@ class _Runner:
         self._on_cycle = on_cycle
         self._stack = stack
         abilities = host_abilities()
-        observe = settings.mode == "observe"
+        observe = settings.mode == "observe" or settings.algorithm == "none"  # nobody is held back
         # Who is only measured gets the cgroup all the same: it counts what ended processes have used.
         wanted = Wanted(
             cpus=len(settings.cpus),
             weighable=all(w.command or (w.cgroup and has_weight(w.cgroup)) for w in settings.workloads),
             services=any(w.cgroup for w in settings.workloads),
-            paused=settings.algorithm not in ("default", "none"),
+            paused=settings.algorithm != "default",
         )
         self._choice = choose("auto" if observe else settings.mode, abilities, wanted)
         self._reason = choose(settings.mode, abilities, wanted).reason
-        self._algorithm: Algorithm = "none" if settings.mode == "observe" else settings.algorithm
+        self._algorithm: Algorithm = "none" if observe else settings.algorithm
         self._started: list[_Started] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._dispatcher = Dispatcher()

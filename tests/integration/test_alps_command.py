@@ -391,3 +391,13 @@ def test_a_scheduler_that_is_killed_is_one_line_and_nothing_stays_behind() -> No
         assert outcome.code == 1
         assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
         command.assert_nothing_left()
+
+
+@root
+def test_without_an_algorithm_nobody_is_weighed_on_several_cpus_either() -> None:
+    document = alps(
+        "--run", f"1:{SPIN}", "--run", f"9:{SPIN}", "--run", f"9:{SPIN}", "--cpus", "0-1", "--duration", "2s",
+        "--algorithm", "none",
+    )  # fmt: skip
+    assert document["mechanism"] == "observe"
+    assert document["principals"][0]["fraction"] > 0.2, "a third if nothing else runs, a nineteenth by shares"

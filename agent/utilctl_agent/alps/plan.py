@@ -47,6 +47,7 @@ def plan_turns(
     longest_ns: int,
     floor_ns: Callable[[Principal, int], int],
     threshold_ns: Callable[[Principal], int],
+    together_from_ns: int,
     together: Callable[[Iterable[tuple[Principal, int]]], Mapping[str, int]],
 ) -> list[PlannedTurn]:
     """The turn of ``current`` (until its ``due_ns``) and those that follow it, in order; empty if none can follow.
@@ -56,11 +57,13 @@ def plan_turns(
     much later the last one is to end. longest_ns: a turn longer than this is divided.
     closings_left: how many more cycles are wanted; a decision closes the last (None: no end).
     floor_ns(principal, allowance): where a turn that begins with this allowance ends.
-    threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances): who shares
+    threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances), asked while
+    ``together_from_ns`` are left of a cycle: who shares
     a turn with others, which ends the plan.
     """
     allowance_ns = {id(p): p.left_ns for p in everybody}
     waiting = list(queue)
+    left_ns = current.left_ns + sum(p.left_ns for p in waiting)
     least_ns: dict[int, int] = {}
     plan: list[PlannedTurn] = []
     principal, floor, begin_ns, until_ns, closes = current, current.turn_floor_ns, now_ns, current.due_ns, False
@@ -90,7 +93,10 @@ def plan_turns(
             waiting = [p for p in everybody if allowance_ns[id(p)] > threshold_ns(p)]
             if not waiting:
                 break
-        if together((p, allowance_ns[id(p)]) for p in waiting):
+        left_ns -= used_ns
+        if closes:
+            left_ns = sum(allowance_ns[id(p)] for p in waiting)
+        if left_ns >= together_from_ns and together((p, allowance_ns[id(p)]) for p in waiting):
             break
         principal = waiting.pop(0)
         floor = floor_ns(principal, allowance_ns[id(principal)])

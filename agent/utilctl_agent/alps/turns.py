@@ -39,6 +39,8 @@ IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
 ROUND_NS: Final = 880_000_000
 """Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
+TOGETHER_FROM: Final = 1.2
+"""Rounds that must be left of a cycle before its end is anything but exact turns."""
 MAX_LEAD_NS: Final = 500_000
 LEAD_GAIN: Final = 0.25
 LEAD_STEP_NS: Final = 10_000
@@ -235,6 +237,7 @@ class TurnScheduler:
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=self._floor_ns,
             threshold_ns=self._threshold_ns,
+            together_from_ns=round(TOGETHER_FROM * ROUND_NS),
             together=self._amounts_together,
         )
 
@@ -448,9 +451,7 @@ class TurnScheduler:
         for principal in self._turn.values():
             load += principal.rate_cores
         if not self._turn and self._cores == 1:
-            for name, amount_ns in self._amounts_together(
-                [(p, p.allowance_ns) for p in self._queue.values() if p.streak >= TRUSTED]
-            ).items():
+            for name, amount_ns in self._amounts_together([(p, p.allowance_ns) for p in self._queue.values()]).items():
                 member = self._queue[name]
                 self._move(member, "turn")
                 member.turn_floor_ns = member.allowance_ns - amount_ns
@@ -468,7 +469,10 @@ class TurnScheduler:
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
         if self._cores > 1 or self._cycle_ns < 2 * ROUND_NS or self._caps or self._lights:
             return {}
-        return amounts_together(candidates, cycle_ns=self._cycle_ns, round_ns=ROUND_NS)
+        known = list(candidates)
+        if sum(allowance_ns for _, allowance_ns in known) < TOGETHER_FROM * ROUND_NS:
+            return {}  # what is left of this cycle is for exact turns
+        return amounts_together(known, cycle_ns=self._cycle_ns, round_ns=ROUND_NS)
 
     def _floor_ns(self, principal: Principal, allowance_ns: int) -> int:
         """The allowance at which a turn that begins with ``allowance_ns`` ends."""

@@ -467,7 +467,7 @@ class TurnScheduler:
         return load
 
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
-        if self._cores > 1 or self._cycle_ns < 2 * ROUND_NS or self._caps or self._lights:
+        if self._cores > 1 or self._cycle_ns < 2 * ROUND_NS or self._caps:
             return {}
         known = list(candidates)
         if sum(allowance_ns for _, allowance_ns in known) < TOGETHER_FROM * ROUND_NS:

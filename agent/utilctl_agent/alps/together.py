@@ -15,6 +15,10 @@ from typing import Final
 from utilctl_agent.alps.principal import Principal
 from utilctl_common.quantities import NS_PER_MS
 
+ROUND_NS: Final = 880_000_000
+"""Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
+TOGETHER_FROM: Final = 1.2
+"""Rounds that must be left of a cycle before its end is anything but exact turns."""
 LEAST_NS: Final = 12 * NS_PER_MS
 """Amounts smaller than this are left to exact turns: the kernel's fairness is a matter of slices of some 3 ms."""
 NEAR_NS: Final = 40 * NS_PER_MS

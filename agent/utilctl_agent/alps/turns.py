@@ -12,7 +12,7 @@ model (allowances, cycles, errors carried over) and changes who is looked at, an
   and waiting); time in which it wanted nothing earns no credit. Overruns are carried as debts.
 - Nobody is paused while nobody else wants the CPU.
 - In long cycles those with much allowance left share the core by the kernel's fairness first (module ``together``).
-- In a cycle longer than ROUND_NS everybody gets several turns, so that nobody has to be let go before its time
+- In a cycle longer than a round everybody gets several turns, so that nobody has to be let go before its time
   because it was paused for too long (module ``pauses``): that would cost small shares their accuracy.
 
 Work conservation (paper section 2.4) follows: a principal that blocks during its turn turns light, and the next
@@ -24,30 +24,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
+from utilctl_agent.alps import lead, together
 from utilctl_agent.alps.allotment import allotments_ns
+from utilctl_agent.alps.caps import bucket_ns, cap_due_ns, cap_of
+from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_until_ready, fills, threshold_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
+from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
-from utilctl_agent.alps.together import NEAR_NS, amounts_together, expected_ns, pace, sleep_together_ns
+from utilctl_agent.alps.unsettled import Unsettled
 
-DONE_NS: Final = 60_000
-"""An allowance this small counts as used up. Arbitrary: about a wake-up latency; the rest is carried over."""
-MIN_TURN_NS: Final = 1_000_000
-"""Principals with less than half of this a cycle save it up and take one turn of it every few cycles."""
 IDLING: Final = 0.9
 """A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
-ROUND_NS: Final = 880_000_000
-"""Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
-TOGETHER_FROM: Final = 1.2
-"""Rounds that must be left of a cycle before its end is anything but exact turns."""
-MAX_LEAD_NS: Final = 500_000
-LEAD_GAIN: Final = 0.25
-LEAD_STEP_NS: Final = 10_000
-"""The lead follows no single turn further than this: now and then the host takes a lot, and then not again."""
-LEAD_AIM_NS: Final = 70_000
-"""Turns that end in a decision are aimed to end this much late: ending early costs another wake-up, and a constant
-delay costs no accuracy, because an overrun is a debt in the next cycle."""
 
 
 class TurnScheduler:
@@ -71,17 +60,11 @@ class TurnScheduler:
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
         self._caps_filled_ns: int | None = None
-        # How much longer than its allowance a turn takes, learned: the loop itself needs the CPU, more of it at the
-        # beginning of a turn that was decided upon than of one that was planned.
-        self._lead_ns = 0
-        self._planned_lead_ns = 0
-        self._most_lead_ns = MAX_LEAD_NS * settings.cores  # one write for a group, but work on every CPU
-        self._unseen_ns = self._most_lead_ns + settings.cores * settings.reading_error_ns
+        self._lead = Lead(lead.MOST_NS * settings.cores)
+        self._unseen_ns = self._lead.most_ns + settings.cores * settings.reading_error_ns
         self._plan: list[PlannedTurn] = []
-        # Where readings lag: those who were made ineligible and not read since, and cycles that wait for that.
         self._lags = settings.reading_error_ns > 0
-        self._unsettled: dict[str, Principal] = {}
-        self._late: list[tuple[CycleRecord, set[str]]] = []
+        self._unsettled = Unsettled()
         self._settles: Principal | None = None  # whom the first switch of the plan reads
 
     # -- membership ---------------------------------------------------------------------------------------------
@@ -107,9 +90,7 @@ class TurnScheduler:
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
         gone = self._principals.pop(name)
-        self._unsettled.pop(name, None)
-        for _, missing in self._late:
-            missing.discard(name)
+        self._unsettled.remove(name)
         del self._at[gone.role][name]
         if gone in self._caps:
             self._caps.remove(gone)
@@ -122,7 +103,7 @@ class TurnScheduler:
         for name, principal in self._principals.items():
             principal.allowance_ns += allotted[name] - principal.allotment_ns
             principal.allotment_ns = allotted[name]
-            if principal.role == "spent" and principal.allowance_ns > self._threshold_ns(principal):
+            if principal.role == "spent" and principal.allowance_ns > threshold_ns(principal):
                 self._move(principal, "queue")
             elif principal.role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
@@ -143,22 +124,16 @@ class TurnScheduler:
     def _classified(self, principal: Principal) -> None:
         """Put a principal where it belongs by its class and its allowance."""
         if principal.hungry:
-            self._move(principal, "queue" if principal.allowance_ns > self._threshold_ns(principal) else "spent")
+            self._move(principal, "queue" if principal.allowance_ns > threshold_ns(principal) else "spent")
         else:
             self._move(principal, "light" if principal.allowance_ns > DONE_NS else "shut")
-
-    @staticmethod
-    def _threshold_ns(principal: Principal) -> int:
-        """Allowance below which a hungry principal gets no new turn."""
-        saves_up = principal.allotment_ns < MIN_TURN_NS // 2 and not principal.eligible
-        return MIN_TURN_NS if saves_up else DONE_NS
 
     # -- one decision -------------------------------------------------------------------------------------------
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
         due = {name: now_ns >= p.observe_at_ns for name, p in self._turn.items()}
-        for name in self._unsettled:
+        for name in self._unsettled.names:
             due[name] = False
         if self._lights:
             scan = now_ns >= self._scan_ns
@@ -174,7 +149,7 @@ class TurnScheduler:
             self._scan_ns = now_ns + self._settings.idle_sleep_ns
         if self._caps:
             self._fill_caps(now_ns)
-        settled = self._settled_cycles()
+        settled = self._unsettled.completed()
         closed = self._rotate(now_ns)
         ineligible: list[str] = []
         eligible: list[str] = []
@@ -185,12 +160,12 @@ class TurnScheduler:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
             self._moved.clear()
-        closed = (*settled, *self._complete(closed))
+        closed = (*settled, *self._unsettled.complete(closed))
         sleep_ns = self._sleep_ns(now_ns)
         self._plan = self._planned(now_ns)
         if self._plan:
             plan = tuple(planned.turn for planned in self._plan)
-            self._settles = next(iter(self._unsettled.values()), None)
+            self._settles = next(iter(self._unsettled.names.values()), None)
             return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lags)
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed)
 
@@ -202,7 +177,7 @@ class TurnScheduler:
             principal.turn_used_ns = principal.used_ns
         else:
             if self._lags:
-                self._unsettled[principal.spec.name] = principal
+                self._unsettled.add(principal)
             principal.ineligible_since_ns = now_ns
             principal.observed_others_ns += others_ns - principal.others_mark_ns
         principal.others_mark_ns = others_ns
@@ -213,13 +188,12 @@ class TurnScheduler:
     def _planned(self, now_ns: int) -> list[PlannedTurn]:
         """Turns ahead, if everybody who is active is trusted to want all the CPU there is; else nothing."""
         settings = self._settings
-        if self._together or len(self._turn) != 1 or len(self._unsettled) > 1 or not (self._queue or self._spent):
+        if self._together or len(self._turn) != 1 or len(self._unsettled.names) > 1 or not (self._queue or self._spent):
             return []
         if self._caps or self._shut or any(light.active for light in self._lights.values()):
             return []
         everybody = [p for p in self._principals.values() if p.hungry]
-        enough_cores = settings.cores - 2 * FULL_TOLERANCE_CORES
-        if any(p.streak < TRUSTED or p.observe_at_ns == 0 or p.rate_cores < enough_cores for p in everybody):
+        if any(p.streak < TRUSTED or p.observe_at_ns == 0 or not fills(p, settings.cores) for p in everybody):
             return []
         (current,) = self._turn.values()
         watchful = bool(self._lights)
@@ -229,15 +203,15 @@ class TurnScheduler:
             everybody,
             now_ns=now_ns,
             cores=settings.cores,
-            lead_ns=self._planned_lead_ns,
-            slack_ns=self._most_lead_ns * settings.cores,
-            aim_ns=LEAD_AIM_NS,
+            lead_ns=self._lead.planned_ns,
+            slack_ns=self._lead.most_ns * settings.cores,
+            aim_ns=lead.AIM_NS,
             horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
             closings_left=None if settings.cycles is None else settings.cycles - self._cycles,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=self._floor_ns,
-            threshold_ns=self._threshold_ns,
-            together_from_ns=round(TOGETHER_FROM * ROUND_NS),
+            threshold_ns=threshold_ns,
+            together_from_ns=round(together.TOGETHER_FROM * together.ROUND_NS),
             together=self._amounts_together,
         )
 
@@ -250,9 +224,9 @@ class TurnScheduler:
             if self._lags:
                 if self._settles is not None:
                     self._settle(self._settles, switch.cpu_ns)
-                    closed += self._settled_cycles()
+                    closed += self._unsettled.completed()
                 self._settles = principal
-                turn_ns = now_ns - principal.turn_began_ns - self._planned_lead_ns
+                turn_ns = now_ns - principal.turn_began_ns - self._lead.planned_ns
                 principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
             else:
                 elapsed_ns = now_ns - principal.last_ns
@@ -267,7 +241,7 @@ class TurnScheduler:
             successor.due_ns = begun.turn.until_ns
             self._switch(principal, False, now_ns)
             self._switch(successor, True, now_ns)
-            closed += self._complete(records)
+            closed += self._unsettled.complete(records)
             self._held_back = True
         self._moved.clear()
         self._plan = []
@@ -278,7 +252,7 @@ class TurnScheduler:
 
     def _prove(self, principal: Principal, elapsed_ns: int, used_ns: int, *, planned: bool) -> None:
         """A turn was used to the full: that needs no observation, and tells what the loop itself takes."""
-        self._learn(elapsed_ns - used_ns // self._cores, planned=planned)
+        self._lead.learn(elapsed_ns - used_ns // self._cores, planned=planned)
         principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
         principal.observe_at_ns = principal.last_ns + LOOK_NS
         principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
@@ -287,37 +261,18 @@ class TurnScheduler:
 
     def _settle(self, principal: Principal, cpu_ns: int) -> None:
         """Account for all that ``principal`` has used in the turn that ended some time ago."""
-        if self._unsettled.pop(principal.spec.name, None) is None:
+        if principal.spec.name not in self._unsettled.names:
             return
         used_ns = self._charge(principal, principal.ineligible_since_ns, cpu_ns)
         principal.pending_ns = 0
         turn_ns = principal.ineligible_since_ns - principal.turn_began_ns
         turn_used_ns = principal.used_ns - principal.turn_used_ns
         if principal.hungry:
-            if turn_used_ns + self._most_lead_ns * self._cores < IDLING * principal.rate_cores * turn_ns:
+            if turn_used_ns + self._lead.most_ns * self._cores < IDLING * principal.rate_cores * turn_ns:
                 principal.observe_at_ns = 0
-            elif principal.streak >= TRUSTED and principal.rate_cores >= self._cores - 2 * FULL_TOLERANCE_CORES:
+            elif principal.streak >= TRUSTED and fills(principal, self._cores):
                 self._prove(principal, turn_ns, turn_used_ns, planned=principal.due_ns > 0)
-        for record, missing in self._late:
-            if principal.spec.name in missing:
-                missing.discard(principal.spec.name)
-                principal.cycle_start_used_ns += used_ns
-                record.cpu_ns[principal.spec.name] += used_ns
-                break
-
-    def _complete(self, records: tuple[CycleRecord, ...]) -> tuple[CycleRecord, ...]:
-        """Of the cycles that end now those whose figures are complete; the others wait for readings."""
-        if not self._unsettled:
-            return records
-        self._late += [(record, set(self._unsettled)) for record in records]
-        return ()
-
-    def _settled_cycles(self) -> tuple[CycleRecord, ...]:
-        """Cycles whose last reading has come in."""
-        closed: list[CycleRecord] = []
-        while self._late and not self._late[0][1]:
-            closed.append(self._late.pop(0)[0])
-        return tuple(closed)
+        self._unsettled.settle(principal, used_ns)
 
     def _lagging_ns(self, principal: Principal, now_ns: int) -> int:
         """What ``principal``, in its turn, has probably used beyond what was read."""
@@ -338,7 +293,7 @@ class TurnScheduler:
             if principal is None:
                 continue
             cpu_ns, wait_ns, blocked = reading
-            if name in self._unsettled:
+            if name in self._unsettled.names:
                 self._settle(principal, cpu_ns)
                 continue
             elapsed_ns = now_ns - principal.last_ns
@@ -348,8 +303,8 @@ class TurnScheduler:
             elif principal.role == "turn":
                 if used_ns + self._unseen_ns < IDLING * principal.rate_cores * elapsed_ns:
                     principal.observe_at_ns = 0
-                elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._most_lead_ns:
-                    self._learn(elapsed_ns - used_ns, planned=False)
+                elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._lead.most_ns:
+                    self._lead.learn(elapsed_ns - used_ns, planned=False)
                     if principal.hungry and not principal.proof_ns and elapsed_ns >= MIN_TURN_NS and not self._lags:
                         principal.streak = TRUSTED  # a turn used to its end says more than any observation
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
@@ -391,24 +346,15 @@ class TurnScheduler:
         principal.observed_used_ns += used_ns
         return used_ns
 
-    def _learn(self, unused_ns: int, *, planned: bool) -> None:
-        """A turn ran undisturbed but for ``unused_ns``, which the loop itself took."""
-        if planned:
-            self._planned_lead_ns = _approach(self._planned_lead_ns, unused_ns, self._most_lead_ns)
-        else:
-            self._lead_ns = _approach(self._lead_ns, unused_ns, self._most_lead_ns)
-
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
         self._caps_filled_ns = now_ns
         for principal in self._caps:
-            cap = principal.spec.cap_cores
-            assert cap is not None
-            bucket_ns = self._bucket_ns(cap)
-            principal.cap_budget_ns = min(bucket_ns, principal.cap_budget_ns + round(cap * elapsed_ns))
+            most_ns = bucket_ns(principal, self._settings, self._cycle_ns)
+            principal.cap_budget_ns = min(most_ns, principal.cap_budget_ns + round(cap_of(principal) * elapsed_ns))
             if principal.role != "capped" and principal.cap_budget_ns <= 0:
                 self._move(principal, "capped")
-            elif principal.role == "capped" and principal.cap_budget_ns >= bucket_ns // 2:
+            elif principal.role == "capped" and principal.cap_budget_ns >= most_ns // 2:
                 self._classified(principal)
 
     # -- turns and cycles ---------------------------------------------------------------------------------------
@@ -416,8 +362,8 @@ class TurnScheduler:
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
         if self._together:
-            threads = pace(self._turn.values())
-            over = [p for p in self._turn.values() if expected_ns(p, threads) <= NEAR_NS]
+            threads = together.pace(self._turn.values())
+            over = [p for p in self._turn.values() if together.expected_ns(p, threads) <= together.NEAR_NS]
         else:
             over = []
             for principal in self._turn.values():
@@ -467,66 +413,43 @@ class TurnScheduler:
         return load
 
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
-        if self._cores > 1 or self._cycle_ns < 2 * ROUND_NS or self._caps:
+        if self._cores > 1 or self._cycle_ns < 2 * together.ROUND_NS or self._caps:
             return {}
         known = list(candidates)
-        if sum(allowance_ns for _, allowance_ns in known) < TOGETHER_FROM * ROUND_NS:
+        if sum(allowance_ns for _, allowance_ns in known) < together.TOGETHER_FROM * together.ROUND_NS:
             return {}  # what is left of this cycle is for exact turns
-        return amounts_together(known, cycle_ns=self._cycle_ns, round_ns=ROUND_NS)
+        return together.amounts_together(known, cycle_ns=self._cycle_ns, round_ns=together.ROUND_NS)
 
     def _floor_ns(self, principal: Principal, allowance_ns: int) -> int:
         """The allowance at which a turn that begins with ``allowance_ns`` ends."""
-        rounds = -(-self._cycle_ns // (ROUND_NS * self._cores))
-        if rounds <= 1:
-            return 0
-        portion_ns = max(MIN_TURN_NS, principal.allotment_ns // rounds)
-        floor_ns = allowance_ns - portion_ns
+        rounds = -(-self._cycle_ns // (together.ROUND_NS * self._cores))
+        portion_ns = max(MIN_TURN_NS, principal.allotment_ns // max(1, rounds))
+        floor_ns = allowance_ns - portion_ns if rounds > 1 else 0
         return floor_ns if floor_ns > portion_ns // 2 else 0  # a small rest is not worth a turn of its own
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
         everybody = self._principals.values()
+        # Where nobody was held back, what was used beyond the allotment did no harm and is no debt.
+        least_ns = -self._cycle_ns if self._held_back else 0
         for principal in everybody:
-            if not principal.eligible:
-                principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
-                principal.ineligible_since_ns = now_ns
-            # Where nobody was held back, what was used beyond the allotment did no harm and is no debt. Of what is
-            # left over, only that is carried over which the principal was kept from using; a hungry one that fills
-            # all cores was kept from all of it.
-            least_ns = -self._cycle_ns if self._held_back else 0
-            fills = self._cores == 1 or principal.rate_cores >= self._cores - 2 * FULL_TOLERANCE_CORES
-            left_ns = principal.left_ns
-            left_ns = max(least_ns, min(left_ns, left_ns if principal.hungry and fills else principal.credit_ns))
-            principal.allowance_ns = left_ns + principal.pending_ns
-            principal.credit_ns = max(0, left_ns)
-        cycles = self._cycles_until_ready()
+            carry_over(principal, now_ns, cores=self._cores, least_ns=least_ns)
+        cycles = cycles_until_ready(everybody)
         ready: list[Principal] = []
         for principal in everybody:
             principal.allowance_ns += cycles * principal.allotment_ns
             role = principal.role
             if role == "spent" or role == "queue":
-                if principal.left_ns > self._threshold_ns(principal):
+                if principal.left_ns > threshold_ns(principal):
                     ready.append(principal)
             elif role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
-        if any(p.rate_cores < self._cores - 2 * FULL_TOLERANCE_CORES for p in ready):
+        if not all(fills(p, self._cores) for p in ready):
             # The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
             ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
         for principal in ready:
             self._move(principal, "queue")
         return self._record(now_ns)
-
-    def _cycles_until_ready(self) -> int:
-        """How many allotments it takes until somebody hungry can have a turn; nearly always one."""
-        least = 0
-        for principal in self._principals.values():
-            if principal.hungry and principal.allotment_ns > 0 and principal.role != "capped":
-                missing_ns = self._threshold_ns(principal) - principal.left_ns
-                if missing_ns < principal.allotment_ns:
-                    return 1
-                cycles = missing_ns // principal.allotment_ns + 1
-                least = cycles if least == 0 or cycles < least else least
-        return max(1, least)
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """Nobody is hungry, so nobody's use takes anything from anybody: everyone starts afresh."""
@@ -546,21 +469,19 @@ class TurnScheduler:
         self._held_back = False
         return (CycleRecord(self._cycles - 1, now_ns, consumed),)
 
-    # -- when to look again -------------------------------------------------------------------------------------
-
     def _sleep_ns(self, now_ns: int) -> int:
         settings = self._settings
         contended = bool(self._queue or self._spent or self._shut)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
         if self._together and self._turn:
-            return sleep_together_ns(self._turn, self._settings.max_sleep_ns)
+            return together.sleep_together_ns(self._turn, self._settings.max_sleep_ns)
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:
                 left_ns = max(0, principal.allowance_ns - principal.turn_floor_ns - self._lagging_ns(principal, now_ns))
-                turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead_ns
+                turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead.decided_ns
                 principal.due_ns = now_ns + turn_ns
-                turn_ns += LEAD_AIM_NS
+                turn_ns += lead.AIM_NS
                 watch_ns = settings.quantum_ns << principal.streak
                 if watch_ns < sleep_ns:
                     sleep_ns = watch_ns
@@ -575,28 +496,5 @@ class TurnScheduler:
             else:
                 sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
         for principal in self._caps:
-            sleep_ns = min(sleep_ns, self._cap_due_ns(principal))
+            sleep_ns = min(sleep_ns, cap_due_ns(principal, settings, self._cycle_ns))
         return max(settings.min_gap_ns, sleep_ns)
-
-    def _bucket_ns(self, cap: float) -> int:
-        """What a cap lets through at once: its part of a cycle, so that waiting for a turn costs it nothing."""
-        return round(cap * max(self._settings.quantum_ns, self._cycle_ns // self._settings.cores))
-
-    def _cap_due_ns(self, principal: Principal) -> int:
-        """Time until the cap's bucket can run dry, or, if it is dry, until it is half full."""
-        cap = principal.spec.cap_cores
-        assert cap is not None
-        if principal.role == "capped":
-            missing_ns = self._bucket_ns(cap) // 2 - principal.cap_budget_ns
-            return max(0, round(missing_ns / cap)) + 1
-        if not principal.active:
-            return self._settings.idle_sleep_ns
-        return max(0, principal.cap_budget_ns // usable_cores(principal.spec, self._settings.cores))
-
-
-def _approach(lead_ns: int, sample_ns: int, most_ns: int) -> int:
-    """The learned lead after one more sample; the first is taken as it is."""
-    sample_ns = min(max(0, sample_ns), most_ns)
-    if lead_ns == 0:
-        return sample_ns
-    return lead_ns + max(-LEAD_STEP_NS, min(LEAD_STEP_NS, round(LEAD_GAIN * (sample_ns - lead_ns))))

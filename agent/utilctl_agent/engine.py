@@ -47,7 +47,9 @@ class Engine:
         default_factory=dict
     )  # the group's CPU time that is not counted as the principal's
     _plan: tuple[Turn, ...] = ()
-    _switches: list[Switch] = field(default_factory=list)  # of the plan, carried out and not yet told to the core
+    _switches: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (now_ns, cpu_ns), those of the plan, carried out and not yet told to the core
     _failed: bool = False  # the turn that goes on does not use what it was expected to
     _switch_ns: int = 0  # when the next one is due
     _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
@@ -131,12 +133,11 @@ class Engine:
 
     def step(self, now_ns: int) -> Step:
         """Carry out the next switch of the plan; where there is none, read, decide, act."""
+        planned_ns = self.switch(now_ns)
+        if planned_ns is not None:
+            return Step(planned_ns, (), ())
         self.wakeups += 1
-        if self._plan:
-            wake_ns = self._take_turn(now_ns)
-            if wake_ns is not None:
-                return Step(wake_ns, (), ())
-            self._catch_up(failed=self._failed)
+        self._catch_up(failed=self._failed)
         gone: tuple[str, ...] = ()
         readings: dict[str, Reading] = {}
         groups = self._groups
@@ -167,11 +168,13 @@ class Engine:
             wake_ns = breath_ns
         return Step(wake_ns, closed, gone)
 
-    def _take_turn(self, now_ns: int) -> int | None:
-        """Switch as planned; returns when to wake next, or None if there is something to decide.
+    def switch(self, now_ns: int) -> int | None:
+        """Switch as planned; returns when to wake next, or None if there is something to decide: then ``step``.
 
         Does as little as it can: after the work of others has been in the caches, every line counts.
         """
+        if not self._plan:
+            return None
         ending, following, read, least_cpu_ns, until_ns = self._next
         if following is None or now_ns < self._switch_ns:
             return None
@@ -187,8 +190,9 @@ class Engine:
                 ending.pause()
         except FailedError:
             return None  # the decision that follows tries the same again, and deals with the refusal
+        self.wakeups += 1
         switches = self._switches
-        switches.append(Switch(now_ns, cpu_ns))
+        switches.append((now_ns, cpu_ns))
         self._next = self._track[len(switches)]
         self._switch_ns = until_ns
         return until_ns
@@ -215,7 +219,7 @@ class Engine:
         """Tell core and governor of the switches that were carried out, and drop what is left of the plan."""
         if not self._plan:
             return
-        plan, switches = self._plan, self._switches
+        plan, switches = self._plan, [Switch(*switch) for switch in self._switches]
         self._plan, self._switches, self._failed = (), [], False
         self._closed += self.scheduler.follow(switches, failed=failed)
         for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):

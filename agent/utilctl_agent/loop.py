@@ -272,9 +272,21 @@ class Loop:
         """When the engine is due, or earlier for a heartbeat, which is asked for only while anybody is paused."""
         if self._behind:
             return min(self._engine_wake_ns, now_ns + CATCH_UP_NS)
-        if self._journal.any_in_force():
-            return min(self._engine_wake_ns, now_ns + BEAT_NS)
+        if self._engine_wake_ns - now_ns > BEAT_NS and self._journal.any_in_force():
+            return now_ns + BEAT_NS
         return self._engine_wake_ns
+
+    def switch(self, now_ns: int, late_ns: int) -> int | None:
+        """Carry out what was planned for this instant; returns when to wake next, or None: then ``wake``."""
+        wake_ns = self._engine.switch(now_ns)
+        if wake_ns is None or self._behind:
+            return None
+        self._journal.beat(now_ns)
+        self._late_sum_ns += late_ns
+        if late_ns > self._late_max_ns:
+            self._late_max_ns = late_ns
+        self._engine_wake_ns = wake_ns
+        return wake_ns if wake_ns - now_ns <= BEAT_NS else now_ns + BEAT_NS
 
     def late(self, late_ns: int) -> None:
         """A wake-up came ``late_ns`` after it was due."""
@@ -401,6 +413,10 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
             while not loop.stopping:
                 now_ns = time.monotonic_ns()
                 if now_ns >= wake_ns:
+                    planned_ns = loop.switch(now_ns, now_ns - wake_ns)
+                    if planned_ns is not None:
+                        wake_ns = planned_ns
+                        continue
                     loop.late(now_ns - wake_ns)
                     break
                 readable, _, _ = select.select(inputs, [], [], (wake_ns - now_ns) / NS_PER_S)

@@ -79,6 +79,10 @@ class MixedEngine:
         """See stepper.Stepper."""
         return self.pausing.paused_ns(name, now_ns)
 
+    def switch(self, now_ns: int) -> int | None:
+        """See stepper.Stepper. ``step`` does everything here."""
+        return None
+
     def step(self, now_ns: int) -> Step:
         """Step whichever is due. Cycles are those of the weights if anybody is weighed: they cover everybody."""
         wake_ns = now_ns + IDLE_NS

@@ -45,6 +45,10 @@ class Stepper(Protocol):
         """How long a principal has been paused, in total."""
         ...
 
+    def switch(self, now_ns: int) -> int | None:
+        """Carry out what was planned for this instant; returns when to wake next, or None: then ``step``."""
+        ...
+
     def step(self, now_ns: int) -> Step:
         """Read, decide, act."""
         ...

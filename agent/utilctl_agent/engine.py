@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
@@ -26,9 +26,11 @@ class Step(NamedTuple):
     gone: tuple[str, ...]
 
 
-_Points = tuple[Group, Group | None, Group | None, int, int]
+NO_LIMIT_NS: Final = 1 << 62
+
+_Points = tuple[Group, Group | None, Group | None, int, int, int]
 """A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
-consumed by then, and when the turn that begins ends."""
+consumed by then at least and at most, and when the turn that begins ends."""
 
 
 @dataclass(slots=True)
@@ -175,14 +177,14 @@ class Engine:
         """
         if not self._plan:
             return None
-        ending, following, read, least_cpu_ns, until_ns = self._next
+        ending, following, read, least_cpu_ns, most_cpu_ns, until_ns = self._next
         if following is None or now_ns < self._switch_ns:
             return None
         cpu_ns = 0
         try:
             if read is not None:
                 cpu_ns = read.cpu_ns()
-                if cpu_ns < least_cpu_ns:
+                if not least_cpu_ns <= cpu_ns <= most_cpu_ns:
                     self._failed = True
                     return None
             if following is not ending:
@@ -202,17 +204,20 @@ class Engine:
         groups = self._groups
         breath_ns = self._governor.reach_ns(plan)
         track: list[_Points] = []
-        before = Turn(settles, 0, 0) if settles is not None else None
+        before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
         for ending, following in pairwise(plan):
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
             read = before if lags else ending
-            group, least_cpu_ns = (groups[read.name], read.least_cpu_ns) if read is not None else (None, 0)
-            track.append((groups[ending.name], groups[following.name], group, least_cpu_ns, following.until_ns))
+            if read is not None:
+                watch: tuple[Group | None, int, int] = (groups[read.name], read.least_cpu_ns, read.most_cpu_ns)
+            else:
+                watch = (None, 0, 0)
+            track.append((groups[ending.name], groups[following.name], *watch, following.until_ns))
             before = ending
         if not track:
             return
-        track.append((groups[plan[len(track)].name], None, None, 0, 0))
+        track.append((groups[plan[len(track)].name], None, None, 0, 0, 0))
         self._plan, self._track, self._next, self._switch_ns = plan, track, track[0], plan[0].until_ns
 
     def _catch_up(self, *, failed: bool = False) -> None:

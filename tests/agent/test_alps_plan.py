@@ -93,10 +93,15 @@ class TestPlans:
     def test_nobody_is_paused_longer_than_allowed_by_a_plan(self) -> None:
         governor = PauseGovernor(PauseSettings(max_pause_ns=500 * MS, margin_ns=50 * MS))
         governor.apply(Decision(("b", "c"), (), 0), 0)
-        plan = [Turn("a", 100 * MS, 0), Turn("b", 300 * MS, 0), Turn("a", 400 * MS, 0), Turn("c", 600 * MS, 0)]
+        plan = [
+            Turn("a", 100 * MS, 0, 0),
+            Turn("b", 300 * MS, 0, 0),
+            Turn("a", 400 * MS, 0, 0),
+            Turn("c", 600 * MS, 0, 0),
+        ]
         assert governor.reach_ns(plan) is None, "c runs again before 450 ms"
-        assert governor.reach_ns([*plan[:3], Turn("a", 500 * MS, 0)]) == 450 * MS
-        assert governor.reach_ns([Turn("a", 449 * MS, 0)]) is None
+        assert governor.reach_ns([*plan[:3], Turn("a", 500 * MS, 0, 0)]) == 450 * MS
+        assert governor.reach_ns([Turn("a", 449 * MS, 0, 0)]) is None
 
 
 class TestReadingsThatLag:

@@ -19,7 +19,9 @@ from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 class Driven:
     """A loop whose wake-ups happen when the test says so, and the other end of its channel."""
 
-    def __init__(self, folder: Path, *, slots: int = 16, cpus: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, slots: int = 16, cpus: tuple[int, ...] | None = None, cycle_ns: int = 20 * NS_PER_MS
+    ) -> None:
         """A journal of ``slots`` in ``folder``; ``cpus`` are all unless told otherwise."""
         ours, theirs = socket.socketpair()
         self.peer, self._channel = Channel(ours), Channel(theirs)
@@ -27,7 +29,7 @@ class Driven:
         settings = LoopSettings(
             algorithm="default",
             quantum_ns=10 * NS_PER_MS,
-            cycle_ns=20 * NS_PER_MS,
+            cycle_ns=cycle_ns,
             cpus=cpus or tuple(sorted(os.sched_getaffinity(0))),
             max_pause_ns=NS_PER_S,
             cycle_log=False,

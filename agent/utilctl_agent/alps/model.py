@@ -107,11 +107,13 @@ class Turn(NamedTuple):
     A long turn is planned in pieces, one after the other with the same name, to look whether it is used.
     least_cpu_ns: its cumulative consumption must have reached this by then, else it wants less than was thought, or
         somebody else runs, and the plan is off.
+    most_cpu_ns: it must not have gone beyond this, else pausing takes longer than was thought, and the plan is off.
     """
 
     name: str
     until_ns: int
     least_cpu_ns: int
+    most_cpu_ns: int
 
 
 class Switch(NamedTuple):

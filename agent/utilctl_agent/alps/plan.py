@@ -19,7 +19,7 @@ HORIZON_NS: Final = 1000 * NS_PER_MS
 """How far ahead turns are planned, in whole turns. Arbitrary: longer saves little, and errors are only corrected, and
 cycles only reported, when the plan is over."""
 FULL_USE: Final = 0.9
-"""Part of a turn that must have been used for the plan to go on."""
+"""Part of a turn that must have been used for the plan to go on; as much beyond it is too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ def plan_turns(
     waiting = list(queue)
     left_ns = current.left_ns + sum(p.left_ns for p in waiting)
     least_ns: dict[int, int] = {}
+    most_ns: dict[int, int] = {}
     plan: list[PlannedTurn] = []
     principal, floor, begin_ns, until_ns, closes = current, current.turn_floor_ns, now_ns, current.due_ns, False
     while True:
@@ -75,7 +76,10 @@ def plan_turns(
             end_ns = begin_ns + (until_ns - begin_ns) * piece // pieces
             seen_ns = least_ns.get(key, principal.last_cpu_ns + principal.pending_ns)
             least_ns[key] = seen_ns + int(FULL_USE * used_ns / pieces) - slack_ns
-            plan.append(PlannedTurn(Turn(principal.spec.name, end_ns, least_ns[key]), principal, floor, closes))
+            seen_ns = most_ns.get(key, principal.last_cpu_ns + principal.pending_ns)
+            most_ns[key] = seen_ns + int((2 - FULL_USE) * used_ns / pieces) + slack_ns
+            turn = Turn(principal.spec.name, end_ns, least_ns[key], most_ns[key])
+            plan.append(PlannedTurn(turn, principal, floor, closes))
             closes = False
         allowance_ns[key] -= used_ns
         if until_ns - now_ns >= horizon_ns:

@@ -209,11 +209,9 @@ class Engine:
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
             read = before if lags else ending
-            if read is not None:
-                watch: tuple[Group | None, int, int] = (groups[read.name], read.least_cpu_ns, read.most_cpu_ns)
-            else:
-                watch = (None, 0, 0)
-            track.append((groups[ending.name], groups[following.name], *watch, following.until_ns))
+            group = groups[read.name] if read is not None else None
+            least_ns, most_ns = (read.least_cpu_ns, read.most_cpu_ns) if read is not None else (0, 0)
+            track.append((groups[ending.name], groups[following.name], group, least_ns, most_ns, following.until_ns))
             before = ending
         if not track:
             return

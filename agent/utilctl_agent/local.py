@@ -33,6 +33,7 @@ from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
 from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
+from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
@@ -140,15 +141,18 @@ class _Runner:
             ensure_run_dir(run_dir)
         except OSError as error:
             raise FailedError(f"{run_dir} cannot be used: {error.strerror or error}") from None
-        arguments = [run_dir, "alps", str(theirs.fileno()), str(self._settings.max_pause_ns)]
+        alarm = Alarm()
+        fds = (theirs.fileno(), alarm.fileno())
+        arguments = [run_dir, "alps", *map(str, fds), str(self._settings.max_pause_ns)]
         guard = subprocess.Popen(
             [sys.executable, "-m", "utilctl_agent.safety.guard", *arguments],
-            pass_fds=(theirs.fileno(),),
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
+        alarm.close()
         self._stack.callback(_stop_guard, guard)
         return guard, Channel(ours)
 

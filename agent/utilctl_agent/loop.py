@@ -47,6 +47,7 @@ from utilctl_agent.orders import (
     PrincipalReport,
     Roster,
 )
+from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.stepper import Stepper
 from utilctl_agent.weight_engine import WeightEngine
@@ -54,7 +55,7 @@ from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 BEAT_NS: Final = 80 * NS_PER_MS
-"""Longest time between heartbeats; the guard acts on more than twice as old (safety.guard.HANG_NS)."""
+"""Longest time between heartbeats; the guard acts on more than twice as old (safety.journal.HANG_NS)."""
 TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
 CATCH_UP_NS: Final = 5 * NS_PER_MS
@@ -455,12 +456,13 @@ def _await_settings(channel: Channel, journal: Journal, guard_fd: int) -> tuple[
 
 
 def main() -> int:
-    """``python -m utilctl_agent.loop CONTROL_FD GUARD_FD JOURNAL``; started by the guard only."""
-    control_fd, guard_fd, journal_path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    """``python -m utilctl_agent.loop CONTROL_FD GUARD_FD ALARM_FD JOURNAL``; started by the guard only."""
+    control_fd, guard_fd, alarm_fd, journal_path = *map(int, sys.argv[1:4]), sys.argv[4]
     # A second way to learn of the guard's death beside guard_fd; SIGTERM resumes everything.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     journal = Journal.open(journal_path)
+    journal.keep_silent(Alarm(alarm_fd).put_off)
     try:
         return run(Channel.from_fd(control_fd), journal, guard_fd)
     finally:

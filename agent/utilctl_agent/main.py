@@ -16,6 +16,7 @@ import click
 
 from utilctl_agent.alps.model import CoreSettings
 from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
+from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import UsageError, UtilctlError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
@@ -81,8 +82,8 @@ def _check_scope(scope: str) -> None:
     parse_scope(scope, ProcReader(), cgroup_mounts(Path("/proc")))
 
 
-def guard_argv(settings: AgentSettings) -> list[str]:
-    """The command line of the guard for these settings."""
+def guard_argv(settings: AgentSettings, alarm_fd: int) -> list[str]:
+    """The command line of the guard for these settings; it inherits ``alarm_fd`` (module ``safety.alarm``)."""
     return [
         sys.executable,
         "-m",
@@ -90,6 +91,7 @@ def guard_argv(settings: AgentSettings) -> list[str]:
         default_run_dir(),
         f"agent-{settings.host}",
         "-1",
+        str(alarm_fd),
         str(settings.max_pause_ns),
         settings.to_json(),
     ]
@@ -112,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"utilctl-agent: error: {error}\n")
         raise SystemExit(1) from None
     sys.stdout.flush()
-    argv_of_guard = guard_argv(settings)
+    alarm_fd = Alarm().fileno()
+    os.set_inheritable(alarm_fd, True)
+    argv_of_guard = guard_argv(settings, alarm_fd)
     os.execv(sys.executable, argv_of_guard)  # noqa: S606 - the guard replaces this program
 
 

@@ -24,6 +24,7 @@ from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
 from utilctl_agent.host.freezer_v1 import freezer_v1_refusal
 from utilctl_agent.host.weights import weight_mount, weight_refusal
 from utilctl_agent.orders import LoopReport, PrincipalOrder
+from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import Thawed, thaw_run_dir
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -264,11 +265,12 @@ def test_a_loop_that_beats_and_never_resumes_is_overruled(tmp_path: Path, stoppi
             "STUCK_START_TICKS": str(process.start_ticks),
         }
         longest_ns = 60 * NS_PER_S if stopping else 300 * NS_PER_MS
-        with open(os.devnull) as control:  # noqa: PTH123 - a descriptor to pass on
-            arguments = [str(tmp_path), "stuck", str(control.fileno()), str(longest_ns)]
+        with open(os.devnull) as control, contextlib.closing(Alarm()) as alarm:  # noqa: PTH123 - a descriptor to pass on
+            fds = (control.fileno(), alarm.fileno())
+            arguments = [str(tmp_path), "stuck", *map(str, fds), str(longest_ns)]
             guard = subprocess.Popen(
                 [sys.executable, "-m", "support.stuck_loop", *arguments],
-                pass_fds=(control.fileno(),),
+                pass_fds=fds,
                 env=environment,
                 start_new_session=True,
                 stderr=subprocess.PIPE,

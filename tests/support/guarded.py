@@ -22,6 +22,7 @@ from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -97,11 +98,13 @@ class GuardedLoop:
     def __enter__(self) -> GuardedLoop:
         ours, theirs = socket.socketpair()
         argv = [sys.executable, "-m", "utilctl_agent.safety.guard"]
-        argv += [str(self.run_dir), "test", str(theirs.fileno()), str(self._max_pause_ns)]
-        with theirs:
+        alarm = Alarm()
+        fds = (theirs.fileno(), alarm.fileno())
+        argv += [str(self.run_dir), "test", *map(str, fds), str(self._max_pause_ns)]
+        with theirs, contextlib.closing(alarm):
             self.guard = subprocess.Popen(
                 as_nobody(argv) if self._unprivileged else argv,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -30,7 +30,7 @@ def pause_and_go_on_beating(journal_path: str) -> None:
 
 if __name__ == "__main__":
     if os.environ.get("STUCK_ROLE") == "loop":
-        pause_and_go_on_beating(sys.argv[3])
+        pause_and_go_on_beating(sys.argv[4])
     real_child = guard._Child
     os.environ["STUCK_ROLE"] = "loop"
 

@@ -1,8 +1,9 @@
 """The guard: the parent of loop and link, which undoes every pause when they cannot.
 
 Tiny on purpose: it imports next to nothing, allocates next to nothing and does nothing but wait. It thaws what the
-journal names when the loop dies, when its heartbeat is older than HANG_NS while pauses are in force (dead, stopped,
-swapped out), and when a pause outlasts its bound; then it starts loop and link afresh. It is started by
+journal names when the loop dies, when its heartbeat is older than HANG_NS while pauses are in force (stopped, stuck,
+swapped out: an alarm tells, which a living loop puts off), and when a pause outlasts its bound; then it starts loop and
+link afresh. It is started by
 ``utilctl-agent`` and by ``utilctl alps``, never by hand.
 """
 
@@ -14,12 +15,9 @@ import signal
 import sys
 import time
 
-from utilctl_agent.safety.journal import Journal
+from utilctl_agent.safety.journal import HANG_NS, Journal
 from utilctl_agent.safety.thaw import Thawed, ensure_run_dir, thaw_journal, thaw_run_dir
 
-HANG_NS = 190_000_000
-"""A heartbeat older than this means a hung loop. The guard wakes when the newest one gets that old, so this is also
-the time to detection; the rest of the promised 250 ms is for undoing the pauses."""
 LEAST_CHECK_NS = 20_000_000
 STOP_GRACE_NS = 80_000_000
 """What children get to resume everything by themselves on SIGTERM before the guard does it."""
@@ -67,14 +65,18 @@ class Guard:
     """Runs children until told to stop.
 
     control_fd: the control socket that the loop inherits (``utilctl alps``), or -1: the guard makes a socket pair
-    and starts a link on its other end with ``link_arguments``. max_pause_ns: the bound that the loop keeps.
+    and starts a link on its other end with ``link_arguments``. alarm_fd: a timer that a living loop puts off (module
+    ``alarm``). max_pause_ns: the bound that the loop keeps.
     """
 
-    def __init__(self, journal: Journal, control_fd: int, link_arguments: list[str], max_pause_ns: int) -> None:
+    def __init__(
+        self, journal: Journal, control_fd: int, alarm_fd: int, link_arguments: list[str], max_pause_ns: int
+    ) -> None:
         self._journal = journal
         self._control_fd = control_fd
         self._link_arguments = link_arguments
         self._overdue_ns = max_pause_ns + HANG_NS
+        self._alarm_fd = alarm_fd
         self._children: list[_Child] = []
         self._stop = False
         self._started_ns = 0
@@ -120,10 +122,12 @@ class Guard:
 
             ours, theirs = socket.socketpair()
             loop_fd, link_fd = ours.detach(), theirs.detach()
-        for fd in (loop_fd, link_fd, self._alive_read):
+        for fd in (loop_fd, link_fd, self._alive_read, self._alarm_fd):
             if fd >= 0:
                 os.set_inheritable(fd, True)
-        loop = _Child("utilctl_agent.loop", [str(loop_fd), str(self._alive_read), self._journal.path])
+        fds = [str(loop_fd), str(self._alive_read), str(self._alarm_fd)]
+        loop = _Child("utilctl_agent.loop", [*fds, self._journal.path])
+        os.set_inheritable(self._alarm_fd, False)
         self._children = [loop]
         os.close(loop_fd)
         if link_fd >= 0:
@@ -139,30 +143,39 @@ class Guard:
     def _watch(self) -> int:
         """Wait until a child ends, hangs, or we are told to stop; returns the status of the child that ended."""
         poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        for child in self._children:
-            poll.register(child.pidfd, select.POLLIN)
+        for fd in (self._wake_read, self._alarm_fd, *(child.pidfd for child in self._children)):
+            poll.register(fd, select.POLLIN)
+        wait_ns = self._overdue_ns
         while not self._stop:
-            age_ns = time.monotonic_ns() - self._journal.heartbeat_ns()
-            # An old heartbeat without a pause in force is a loop that starts or has nothing to do. Should it pause
-            # somebody at once and hang, its heartbeat then is no older than this wait when it is looked at.
-            wait_ns = HANG_NS - age_ns if age_ns < HANG_NS else HANG_NS
-            if poll.poll(max(LEAST_CHECK_NS, wait_ns) // 1_000_000 + 1):
+            if poll.poll(wait_ns // 1_000_000 + 1):
                 for child in self._children:
                     if child.reap():
                         return child.status or 0
-            if self._hung(time.monotonic_ns()):
+            expired = self._alarm_expired()
+            now_ns = time.monotonic_ns()
+            oldest_ns = self._journal.oldest_ns()
+            if oldest_ns is None:
+                wait_ns = self._overdue_ns
+                continue
+            # No pause that is in force now, or begins later, is over its bound any earlier than this.
+            wait_ns = oldest_ns + self._overdue_ns - now_ns
+            hang_ns = self._journal.heartbeat_ns() + HANG_NS - now_ns
+            if wait_ns <= 0 or hang_ns <= 0:
                 self._say("the loop hangs; everything is resumed")
                 thaw_journal(self._journal)
                 self._children[0].kill(signal.SIGKILL)
                 return 1
+            if expired and hang_ns < wait_ns:  # the alarm was put off before the last heartbeat
+                wait_ns = max(LEAST_CHECK_NS, hang_ns)
         return 0
 
-    def _hung(self, now_ns: int) -> bool:
-        oldest_ns = self._journal.oldest_ns()
-        if oldest_ns is None:
+    def _alarm_expired(self) -> bool:
+        """Whether it has expired since the last call, or since it was put off last."""
+        try:
+            os.read(self._alarm_fd, 8)
+        except BlockingIOError:
             return False
-        return now_ns - self._journal.heartbeat_ns() > HANG_NS or now_ns - oldest_ns > self._overdue_ns
+        return True
 
     def _end_children(self) -> None:
         """Stop what still runs; at the end nothing is paused."""
@@ -206,8 +219,8 @@ def _promote() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """``python -m utilctl_agent.safety.guard RUN_DIR NAME CONTROL_FD MAX_PAUSE_NS [LINK ARGUMENT ...]``."""
-    run_dir, name, control_fd, max_pause_ns = ensure_run_dir(argv[0]), argv[1], int(argv[2]), int(argv[3])
+    """``python -m utilctl_agent.safety.guard RUN_DIR NAME CONTROL_FD ALARM_FD MAX_PAUSE_NS [LINK ARGUMENT ...]``."""
+    run_dir, name, control_fd, alarm_fd, max_pause_ns = ensure_run_dir(argv[0]), argv[1], *map(int, argv[2:5])
     # Until there is somebody to obey it, a stop waits: it must not leave a journal behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # What an earlier agent left paused when all its processes were killed at once is undone before anything else.
@@ -217,7 +230,7 @@ def main(argv: list[str]) -> int:
     journal.lock()
     _promote()
     try:
-        return Guard(journal, control_fd, argv[4:], max_pause_ns).run()
+        return Guard(journal, control_fd, alarm_fd, argv[5:], max_pause_ns).run()
     finally:
         thawed = thaw_journal(journal)
         # With a failure the journal stays, for the next start and for `utilctl thaw --all`.

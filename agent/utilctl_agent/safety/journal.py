@@ -10,7 +10,7 @@ pauses once the loop has ended.
 
 Layout, little endian: a header page; one flag byte a slot; eight bytes a slot for when the pause began
 (CLOCK_MONOTONIC, ns) or for the last two values of the weight; one record a slot. Kept free of imports: the guard
-lives on it.
+lives on it. The writer also puts off the guard's alarm, if it is given one, as long as any pause is in force.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MAGIC = b"utilctlJ"
@@ -38,6 +39,12 @@ _KIND_CGROUP_V1 = 3
 _KNOBS = {4: "cpu.shares", 5: "cpu.weight"}
 """Kinds of records of weights; the weight that was found stands where processes have their start time."""
 _CHANGED = b"\x02"
+HANG_NS = 190_000_000
+"""With a pause in force, a loop that has not been heard of for this long hangs. The alarm wakes the guard just then, so
+this is also the time to detection; the rest of the promised 250 ms is for undoing the pauses."""
+RENEW_NS = 30_000_000
+"""The alarm is put off this often at most: a tenth of a heartbeat's cost is a system call."""
+_NEVER_NS = 1 << 62
 _LOW_32 = (1 << 32) - 1
 MAX_PATH_BYTES = _RECORD_BYTES - _RECORD.size
 
@@ -96,6 +103,8 @@ class Journal:
         self._records_at = self._since_at + 8 * slots
         self._map = mmap.mmap(fd, self._records_at + slots * _RECORD_BYTES)
         self._free = list(range(slots - 1, -1, -1))
+        self._put_off: Callable[[int], None] | None = None
+        self._renew_ns = _NEVER_NS  # when the alarm is to be put off again, if a pause is in force then
 
     @classmethod
     def create(cls, path: str, slots: int = SLOTS) -> Journal:
@@ -141,9 +150,21 @@ class Journal:
 
     # -- the loop's side ----------------------------------------------------------------------------------------
 
+    def keep_silent(self, put_off: Callable[[int], None]) -> None:
+        """From now on, while any pause is in force, put off an alarm again and again, by the nanoseconds given."""
+        self._put_off = put_off
+        self._renew_ns = 0
+
     def beat(self, now_ns: int) -> None:
         """The loop is alive at ``now_ns`` (CLOCK_MONOTONIC)."""
         _SINCE.pack_into(self._map, _HEARTBEAT_AT, now_ns)
+        if now_ns >= self._renew_ns and self.any_in_force():
+            self._renew(now_ns)
+
+    def _renew(self, now_ns: int) -> None:
+        if self._put_off is not None:
+            self._put_off(HANG_NS)
+        self._renew_ns = now_ns + RENEW_NS
 
     def enter_process(self, pid: int, start_ticks: int) -> int:
         """Reserve a slot for a process. Raises JournalError if all are taken."""
@@ -174,6 +195,8 @@ class Journal:
 
     def begin(self, slot: int, now_ns: int) -> None:
         """The slot's subject is about to be paused."""
+        if now_ns >= self._renew_ns:
+            self._renew(now_ns)
         _SINCE.pack_into(self._map, self._since_at + 8 * slot, now_ns)
         self._map[self._flags_at + slot] = 1
 

@@ -120,7 +120,8 @@ class Controller:
         interval_s = self._settings.report_interval_ns / 1e9
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), interval_s)
+                async with asyncio.timeout(interval_s):  # wait_for of Python 3.11 may lose a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._decide()

@@ -26,13 +26,10 @@ def main() -> int:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
     async def serve() -> int:
-        task = asyncio.ensure_future(LinkApp(settings, channel, int(sys.argv[2]), journal).run())
+        app = LinkApp(settings, channel, int(sys.argv[2]), journal)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            return 0
+            asyncio.get_running_loop().add_signal_handler(number, app.stop)
+        return await app.run()
 
     try:
         return asyncio.run(serve())

@@ -9,7 +9,8 @@ import logging
 import os
 import time
 import uuid
-from typing import Final
+from collections.abc import Collection
+from typing import Any, Final
 
 from opentelemetry.trace import Span
 
@@ -38,10 +39,15 @@ _LOG = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S: Final = 10.0
 LEASE_CHECK_S: Final = 0.5
+END_S: Final = 1.0
+"""What tasks get to end once the loop or the guard is gone."""
 
 
 class LinkApp:
-    """One link. ``run`` returns when the loop or the guard is gone; everything is resumed then."""
+    """One link. ``run`` returns when the loop or the guard is gone; everything is resumed then.
+
+    Made in the event loop that runs it.
+    """
 
     def __init__(self, settings: AgentSettings, channel: Channel, guard_fd: int, journal: Journal) -> None:
         self._settings = settings
@@ -62,14 +68,13 @@ class LinkApp:
         self._told: set[tuple[int, int, bool]] = set()
         self._spans: dict[tuple[int, int, bool], Span] = {}
         self._report_interval_ns = NS_PER_S
-        self._done: asyncio.Future[None]
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session = ControllerSession(settings.controllers, self._hello, self._on_targets, self._on_interval)
         self._instance_id = uuid.uuid4().hex
 
     async def run(self) -> int:
-        """Serve until the loop or the guard ends; returns the exit status."""
+        """Serve until the loop or the guard ends, or ``stop``; returns the exit status."""
         events = asyncio.get_running_loop()
-        self._done = events.create_future()
         events.add_reader(self._guard_fd, self._finish)
         self._send(
             {
@@ -90,8 +95,13 @@ class LinkApp:
         events.add_reader(self._channel.fileno(), self._on_loop_messages, ready)
         tasks: list[asyncio.Task[None]] = []
         try:
-            loop_pid = await asyncio.wait_for(asyncio.shield(ready), LOOP_TIMEOUT_S)
-            own = frozenset({os.getpid(), os.getppid(), loop_pid})
+            first: list[asyncio.Future[Any]] = [self._done, ready]
+            await asyncio.wait(first, timeout=LOOP_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if self._done.done():
+                return 0
+            if not ready.done():
+                raise TimeoutError(f"the loop did not get ready within {LOOP_TIMEOUT_S:.0f} s")
+            own = frozenset({os.getpid(), os.getppid(), ready.result()})
             self._scanner = MembershipScanner(
                 self._settings.scope, own, self._settings.scan_ns, weigh=self._choice.mechanism == "weight"
             )
@@ -107,9 +117,7 @@ class LinkApp:
                 if task.done():
                     task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
             events.remove_reader(self._guard_fd)
             with contextlib.suppress(ValueError, OSError):
                 events.remove_reader(self._channel.fileno())
@@ -118,9 +126,14 @@ class LinkApp:
             self._telemetry.shutdown()
         return 0
 
-    def _finish(self) -> None:
+    def stop(self) -> None:
+        """Let ``run`` return."""
         if not self._done.done():
             self._done.set_result(None)
+
+    def _finish(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._guard_fd)  # at its end it would be readable for ever
+        self.stop()
 
     # -- the loop's side ----------------------------------------------------------------------------------------
 
@@ -269,3 +282,15 @@ class LinkApp:
                 expired = now_expired
                 _LOG.warning("targets %s", "expired: static shares hold now" if expired else "hold again")
                 self._instruct()
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel ``tasks``; one that misses its cancellation, as a library's may, is told again, and then left behind."""
+    pending = set(tasks)
+    for _ in range(10):
+        for task in pending:
+            task.cancel()
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=END_S / 10)
+    for task in pending:
+        _LOG.error("%s does not end: %s", task.get_name(), task.get_stack())

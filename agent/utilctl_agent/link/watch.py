@@ -100,7 +100,8 @@ class MembershipWatch:
         if self._rescan or wait_s <= 0:
             return False
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), wait_s)
+            async with asyncio.timeout(wait_s):  # wait_for of Python 3.11 may lose a cancellation
+                await self._woken.wait()
         woken = self._woken.is_set()
         self._woken.clear()
         return woken

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
-from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
+from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
 from utilctl_common.errors import FailedError
+from utilctl_common.quantities import NS_PER_MS
 
 
 class Step(NamedTuple):
@@ -27,6 +28,8 @@ class Step(NamedTuple):
 
 
 NO_LIMIT_NS: Final = 1 << 62
+QUIET_NS: Final = 250 * NS_PER_MS
+"""How often a quiet host is asked whether it still is; nobody can be short of CPU for longer without being seen."""
 
 _Points = tuple[Group, Group | None, Group | None, int, int, int]
 """A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
@@ -39,6 +42,7 @@ class Engine:
 
     scheduler: Scheduler
     pause_settings: PauseSettings = field(default_factory=PauseSettings)
+    pressure: Pressure | None = None
     wakeups: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     _governor: PauseGovernor = field(init=False)
@@ -56,6 +60,7 @@ class Engine:
     _switch_ns: int = 0  # when the next one is due
     _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
     _next: _Points = field(init=False)
+    _idle: bool = False  # nothing to decide unless somebody on the host waits for a CPU
     _closed: tuple[CycleRecord, ...] = ()  # ended by switches, not yet reported
 
     def __post_init__(self) -> None:
@@ -68,6 +73,7 @@ class Engine:
         Raises KeyError for a new principal without a group.
         """
         self._catch_up()
+        self._idle = False
         fresh = group is not None
         taken = group if group is not None else self._groups[spec.name]
         reading = taken.read()
@@ -138,6 +144,8 @@ class Engine:
         planned_ns = self.switch(now_ns)
         if planned_ns is not None:
             return Step(planned_ns, (), ())
+        if self._idle and self.pressure is not None and not self.pressure.contended(now_ns):
+            return Step(now_ns + QUIET_NS, (), ())
         self.wakeups += 1
         self._catch_up(failed=self._failed)
         gone: tuple[str, ...] = ()
@@ -150,6 +158,7 @@ class Engine:
             gone = self._read_what_is_left(now_ns, readings)
         decision = self.scheduler.decide(now_ns, readings)
         wake_ns = decision.next_wake_ns
+        self._idle = decision.idle
         pause, resume, breath_ns = self._governor.apply(decision, now_ns)
         # Resume first: on a full host the CPU then always has somebody to run.
         for name in resume:

@@ -34,6 +34,7 @@ from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
 from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
+from utilctl_agent.host.pressure import HostPressure
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.host.scheduling import promote
@@ -96,7 +97,9 @@ class Loop:
         self._channel = channel
         self._journal = journal
         self._loop_class = loop_class
-        self._engine: Stepper = Engine(make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns))
+        self._engine: Stepper = Engine(
+            make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns), HostPressure()
+        )
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
         self._refused: dict[str, str] = {}

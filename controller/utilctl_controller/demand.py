@@ -33,6 +33,11 @@ class DemandWindow:
         """Take in one report: (SEE, demand in cores, processes) for each SEE that it names."""
         self._reports.append({see: cores for see, cores, processes in report if processes > 0})
 
+    def repeat(self) -> None:
+        """Take in the newest report once more."""
+        if self._reports:
+            self._reports.append(self._reports[-1])
+
     def cores(self) -> dict[str, float]:
         """Demand by SEE: only SEEs of the newest report that have processes and want more than nothing."""
         if not self._reports:

@@ -157,6 +157,13 @@ class Rebalancer:
         host.reported_at_ns = now_ns
         return problems
 
+    def on_unchanged(self, name: str, now_ns: int) -> None:
+        """The agent of host ``name`` would report what it reported last."""
+        host = self.hosts[name]
+        if host.reading is not None:
+            host.demand.repeat()
+            host.reported_at_ns = now_ns
+
     def on_applied(self, name: str, epoch: int, generation: int) -> None:
         """The agent of host ``name`` enforces this set. One that was never sent is not believed."""
         host = self.hosts[name]

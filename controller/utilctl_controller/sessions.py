@@ -216,6 +216,10 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
             if not known:
                 self._wake()
             return None
+        if kind == "unchanged":
+            if request.unchanged.sequence == session.last_sequence:
+                self._rebalancer.on_unchanged(host, session.heard_ns)
+            return None
         if kind == "applied":
             self._rebalancer.on_applied(host, request.applied.epoch, request.applied.generation)
             return None

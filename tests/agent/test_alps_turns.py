@@ -482,4 +482,30 @@ class TestWakeUps:
         assert max(gaps_ns) <= CoreSettings().idle_sleep_ns + latency_ns
 
     def test_an_empty_core_sleeps(self) -> None:
-        assert TurnScheduler(CoreSettings()).decide(0, {}) == Decision((), (), CoreSettings().idle_sleep_ns)
+        assert TurnScheduler(CoreSettings()).decide(0, {}) == Decision((), (), CoreSettings().idle_sleep_ns, idle=True)
+
+    @pytest.mark.parametrize("sleepers", [1, 50, 51, 400])
+    def test_idle_principals_are_glanced_at_the_rarer_the_more_there_are(self, sleepers: int) -> None:
+        alps = make()
+        for number in range(sleepers):
+            alps.add(f"p{number}", 1, Bursts(MS, 3600_000 * MS, asleep_first=True))
+        run_for(alps.host, 2000 * MS, alps)
+        reads = alps.core.reads
+        run_for(alps.host, 4000 * MS, alps)
+        assert alps.core.reads - reads <= 4000 * MS / max(100 * MS, 2 * MS * sleepers) * sleepers + sleepers
+
+    def test_an_idle_principal_that_wants_cpu_is_under_control_soon(self) -> None:
+        alps = make()
+        alps.add("sleeper", 1, Bursts(10**15, 3000 * MS, asleep_first=True))
+        alps.add("worker", 1)
+        run_for(alps.host, 3500 * MS, alps)
+        alps.mark()
+        run_for(alps.host, 1000 * MS, alps)
+        assert alps.used_ns()["sleeper"] == pytest.approx(500 * MS, rel=0.05)
+
+    def test_nobody_is_idle_while_anybody_works(self) -> None:
+        alps = make()
+        alps.add("worker", 1)
+        alps.add("sleeper", 1, Bursts(10**15, 1000 * MS, asleep_first=True))
+        run_for(alps.host, 2000 * MS, alps)
+        assert not any(decision.idle for _, decision in alps.core.decisions)

@@ -9,9 +9,9 @@ import pytest
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec, Reading
 from utilctl_agent.alps.paper import PaperScheduler
 from utilctl_agent.alps.turns import TurnScheduler
-from utilctl_agent.engine import Engine
+from utilctl_agent.engine import QUIET_NS, Engine
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, MechanismError
-from utilctl_agent.testing import SimulatedGroup, SimulatedHost, Spin, run_engine
+from utilctl_agent.testing import Bursts, SimulatedGroup, SimulatedHost, Spin, run_engine
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 
@@ -268,3 +268,57 @@ class TestReadings:
         add(engine, host, "b")
         group.end()
         assert set(engine.readings()) == {"b"}
+
+
+class FakePressure:
+    """Says what it is told."""
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.asked = 0
+
+    def contended(self, _now_ns: int) -> bool:
+        self.asked += 1
+        return self.waiting
+
+
+class TestQuiet:
+    @pytest.fixture
+    def pressure(self) -> FakePressure:
+        return FakePressure()
+
+    @pytest.fixture
+    def idle(self, host: SimulatedHost, pressure: FakePressure) -> Engine:
+        """An engine with one principal that sleeps, and has been seen to."""
+        engine = Engine(TurnScheduler(CoreSettings()), pressure=pressure)
+        group = host.group("p", Bursts(NS_PER_S, 3600 * NS_PER_S, asleep_first=True))
+        engine.put(PrincipalSpec("p", 1.0), host.now_ns(), group)
+        for _ in range(20):
+            host.advance_to(engine.step(host.now_ns()).next_wake_ns)
+        assert pressure.asked
+        return engine
+
+    def test_on_a_quiet_host_an_idle_engine_reads_nobody(
+        self, idle: Engine, host: SimulatedHost, pressure: FakePressure
+    ) -> None:
+        wakeups = idle.wakeups
+        for _ in range(10):
+            assert idle.step(host.now_ns()).next_wake_ns == host.now_ns() + QUIET_NS
+            host.advance_to(host.now_ns() + QUIET_NS)
+        assert idle.wakeups == wakeups
+
+    def test_it_looks_at_everybody_as_soon_as_anybody_waits(
+        self, idle: Engine, host: SimulatedHost, pressure: FakePressure
+    ) -> None:
+        wakeups = idle.wakeups
+        pressure.waiting = True
+        idle.step(host.now_ns())
+        assert idle.wakeups == wakeups + 1
+
+    def test_a_newcomer_is_looked_at_without_asking_the_host(
+        self, idle: Engine, host: SimulatedHost, pressure: FakePressure
+    ) -> None:
+        add(idle, host, "q")
+        wakeups, asked = idle.wakeups, pressure.asked
+        idle.step(host.now_ns())
+        assert (idle.wakeups, pressure.asked) == (wakeups + 1, asked)

@@ -52,6 +52,25 @@ class TestOrder:
         keeper.offer(targets(1, 1), LEASE_NS - 1)
         assert keeper.expired(LEASE_NS)
 
+    def test_a_repeated_set_is_recognised_by_its_number_alone_and_renews_the_lease(self) -> None:
+        keeper = TargetKeeper()
+        keeper.offer(targets(1, 2), 0)
+        assert keeper.renew(1, 2, LEASE_NS, 5)
+        assert not keeper.expired(LEASE_NS)
+        assert keeper.lease_left_ns(LEASE_NS) == 5
+        assert keeper.weights(LEASE_NS)["svc=web"].weight == 3.0
+
+    def test_any_other_set_is_no_renewal_nor_is_one_after_the_lease_has_ended(self) -> None:
+        keeper = TargetKeeper()
+        assert not keeper.renew(1, 2, LEASE_NS, 0)
+        assert keeper.lease_left_ns(0) is None
+        keeper.offer(targets(1, 2), 0)
+        assert not keeper.renew(1, 3, LEASE_NS, 5)
+        assert not keeper.renew(2, 2, LEASE_NS, 5)
+        assert not keeper.renew(1, 2, LEASE_NS, LEASE_NS)
+        assert keeper.expired(LEASE_NS)
+        assert keeper.lease_left_ns(LEASE_NS) is None
+
     def test_an_order_to_control_nothing_is_an_order(self) -> None:
         keeper = TargetKeeper()
         keeper.offer(targets(1, 1), 0)

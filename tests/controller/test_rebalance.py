@@ -150,6 +150,15 @@ def test_leases_are_renewed_before_a_third_is_used_up_under_the_same_generation(
         assert (push.generation, push.targets) == (before[push.host].generation, before[push.host].targets)
 
 
+def test_a_host_that_says_that_nothing_has_changed_is_renewed_with_what_it_reported_last() -> None:
+    fleet = settled()
+    before = {host: fleet.entitlements(host) for host in ("a", "b")}
+    for _ in range(17):
+        fleet.run({"b": BUSY["b"]}, 1, unchanged=("a",))
+    assert {host: fleet.entitlements(host) for host in ("a", "b")} == before
+    assert fleet.rebalancer.fresh(fleet.rebalancer.hosts["a"], fleet.now_ns)
+
+
 def test_a_silent_host_is_not_renewed_and_drops_out_when_its_lease_is_over() -> None:
     fleet = settled()
     only_b = {"b": BUSY["b"]}

@@ -41,6 +41,21 @@ def test_scans_stay_in_their_part_too_but_come_at_last_however_much_they_cost() 
         assert cadence.next_scan_ns == wait_ns
 
 
+def test_with_events_scans_that_find_nothing_become_rarer_until_one_finds_something() -> None:
+    cadence, waits = Cadence(NS_PER_S, events=True), []
+    for changed in (True, False, False, False, False, False, True):
+        cadence.scanned(0, NS_PER_MS, changed=changed)
+        waits.append(cadence.next_scan_ns // NS_PER_S)
+    assert waits == [1, 2, 4, 8, 10, 10, 1]
+
+
+def test_without_events_scans_keep_their_pace_whatever_they_find() -> None:
+    cadence = Cadence(NS_PER_S, events=False)
+    for _ in range(5):
+        cadence.scanned(0, NS_PER_MS, changed=False)
+        assert cadence.next_scan_ns == NS_PER_S
+
+
 def test_a_single_costly_scan_such_as_the_first_does_not_put_off_the_next() -> None:
     cadence = Cadence(NS_PER_S, events=True)
     cadence.scanned(0, 200 * NS_PER_MS)

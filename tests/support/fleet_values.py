@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
@@ -75,12 +75,17 @@ class Fleet:
         self.held.update({push.host: push for push in pushes})
         return pushes
 
-    def run(self, demand: Mapping[str, Mapping[str, float]], seconds: int) -> list[Push]:
-        """Report the same from every host each second; returns what was sent meanwhile."""
+    def run(
+        self, demand: Mapping[str, Mapping[str, float]], seconds: int, *, unchanged: Sequence[str] = ()
+    ) -> list[Push]:
+        """Report the same from every host each second; returns what was sent meanwhile. unchanged: hosts that only say
+        that nothing has changed."""
         pushes: list[Push] = []
         for _ in range(seconds):
             for host, wanted in demand.items():
                 self.report(host, wanted)
+            for host in unchanged:
+                self.rebalancer.on_unchanged(host, self.now_ns)
             pushes += self.tick(1)
         return pushes
 

@@ -135,6 +135,7 @@ class Decision(NamedTuple):
     plan: the turn that goes on and the turns to follow it, or nothing. They may be carried out without asking, each
         switch at the ``until_ns`` of the turn that ends; ``follow`` tells of them before the next decision, which is
         due at the ``until_ns`` of the last turn.
+    idle: nobody wants anything: until somebody on this host waits for a CPU, there will be nothing to decide.
     lags: readings of what runs on several CPUs lag, so whoever carries the plan out reads each principal at the first
         switch after the one that ended its turn, before it can run again.
     """
@@ -145,6 +146,7 @@ class Decision(NamedTuple):
     closed: tuple[CycleRecord, ...] = ()
     plan: tuple[Turn, ...] = ()
     lags: bool = False
+    idle: bool = False
 
 
 class Scheduler(Protocol):

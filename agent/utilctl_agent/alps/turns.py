@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
-from utilctl_agent.alps import lead, together
+from utilctl_agent.alps import lead, lights, together
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.caps import bucket_ns, cap_due_ns, cap_of
 from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_until_ready, fills, threshold_ns
@@ -138,15 +138,17 @@ class TurnScheduler:
         if self._lights:
             scan = now_ns >= self._scan_ns
             for name, principal in self._lights.items():
-                if scan or principal.active:
+                if principal.active:
                     due[name] = now_ns >= principal.observe_at_ns
+                elif scan:
+                    due[name] = False
         return due
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """See model.Scheduler."""
         self._account(now_ns, readings)
         if now_ns >= self._scan_ns:
-            self._scan_ns = now_ns + self._settings.idle_sleep_ns
+            self._scan_ns = now_ns + lights.glance_period_ns(len(self._lights), self._settings)
         if self._caps:
             self._fill_caps(now_ns)
         settled = self._unsettled.completed()
@@ -167,7 +169,8 @@ class TurnScheduler:
             plan = tuple(planned.turn for planned in self._plan)
             self._settles = next(iter(self._unsettled.names.values()), None)
             return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lags)
-        return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed)
+        idle = sleep_ns >= self._settings.idle_sleep_ns and not (self._turn or self._caps)
+        return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed, idle=idle)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
         others_ns = self._total_ns - principal.used_ns
@@ -196,7 +199,6 @@ class TurnScheduler:
         if any(p.streak < TRUSTED or p.observe_at_ns == 0 or not fills(p, settings.cores) for p in everybody):
             return []
         (current,) = self._turn.values()
-        watchful = bool(self._lights)
         return plan_turns(
             current,
             self._queue.values(),
@@ -206,7 +208,9 @@ class TurnScheduler:
             lead_ns=self._lead.planned_ns,
             slack_ns=self._lead.most_ns * settings.cores,
             aim_ns=lead.AIM_NS,
-            horizon_ns=settings.idle_sleep_ns if watchful else HORIZON_NS,
+            horizon_ns=min(HORIZON_NS, lights.glance_period_ns(len(self._lights), settings))
+            if self._lights
+            else HORIZON_NS,
             closings_left=None if settings.cycles is None else settings.cycles - self._cycles,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=self._floor_ns,
@@ -307,6 +311,9 @@ class TurnScheduler:
                     self._lead.learn(elapsed_ns - used_ns, planned=False)
                     if principal.hungry and not principal.proof_ns and elapsed_ns >= MIN_TURN_NS and not self._lags:
                         principal.streak = TRUSTED  # a turn used to its end says more than any observation
+            elif principal.role == "light" and not principal.active and principal.observed_ns >= half_quantum_ns:
+                lights.glanced(principal, self._settings, everybody_used_ns=self._total_ns, cycle_ns=self._cycle_ns)
+                continue
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
         if self._together and self._used_together(now_ns, together_ns) and concluded:
@@ -487,14 +494,10 @@ class TurnScheduler:
                     sleep_ns = watch_ns
                 if turn_ns < sleep_ns:
                     sleep_ns = turn_ns
-        for principal in self._lights.values():
-            if not principal.active:
-                continue
-            if contended or self._turn:
-                burn = usable_cores(principal.spec, settings.cores)
-                sleep_ns = min(sleep_ns, max(settings.quantum_ns // 4, principal.allowance_ns // burn))
-            else:
-                sleep_ns = min(sleep_ns, 2 * settings.quantum_ns)
+        if self._lights:
+            look_ns = lights.sleep_ns(self._lights.values(), settings, contended=contended or bool(self._turn))
+            if look_ns is not None and look_ns < sleep_ns:
+                sleep_ns = look_ns
         for principal in self._caps:
             sleep_ns = min(sleep_ns, cap_due_ns(principal, settings, self._cycle_ns))
         return max(settings.min_gap_ns, sleep_ns)

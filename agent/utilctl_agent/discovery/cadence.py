@@ -27,7 +27,7 @@ SCAN_PART: Final = 0.02
 """Part of one CPU that scans may take."""
 
 SCAN_LAST_NS: Final = 10 * NS_PER_S
-"""Longest time between two scans, however much they cost."""
+"""Longest time between two scans, however much they cost and however little they find."""
 
 
 @dataclass(slots=True)
@@ -41,13 +41,19 @@ class Cadence:
     next_scan_ns: int = 0
     _glance_ns: int = GLANCE_FIRST_NS
     _last_cost_ns: int = 0
+    _still_ns: int = 0  # time between scans while they find nothing new
 
-    def scanned(self, now_ns: int, cost_ns: int, *, behind: bool = False) -> None:
-        """A scan has ended that took ``cost_ns`` of CPU time; ``behind``: events were lost, so the next is urgent."""
+    def scanned(self, now_ns: int, cost_ns: int, *, behind: bool = False, changed: bool = True) -> None:
+        """A scan has ended that took ``cost_ns`` of CPU time.
+
+        behind: events were lost, so the next is urgent. changed: it found something new; where events tell of nearly
+        everything, scans that find nothing become rarer.
+        """
         # The first scan reads everything and costs ten times what the others do: it says nothing about the next.
         fair_ns = int(min(cost_ns, self._last_cost_ns) / SCAN_PART)
         self._last_cost_ns = cost_ns
-        wait_ns = fair_ns if behind else max(self.scan_ns, fair_ns)
+        self._still_ns = self.scan_ns if changed or behind or not self.events else min(SCAN_LAST_NS, 2 * self._still_ns)
+        wait_ns = fair_ns if behind else max(self.scan_ns, self._still_ns, fair_ns)
         self.next_scan_ns = now_ns + min(SCAN_LAST_NS, wait_ns)
         self.next_look_ns = max(self.next_look_ns, now_ns + self._look_ns())
 

@@ -71,6 +71,14 @@ class Group(Protocol):
         ...
 
 
+class Pressure(Protocol):
+    """Whether anybody on this host waits for a CPU; ``host.pressure.HostPressure`` is one."""
+
+    def contended(self, now_ns: int) -> bool:
+        """Whether anybody did for a noticeable part of the time since the last call; True if that is not known."""
+        ...
+
+
 class Ledger(Protocol):
     """Where groups note their pauses before they make them; ``safety.journal.Journal`` is one."""
 

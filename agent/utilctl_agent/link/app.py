@@ -18,9 +18,10 @@ from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.abilities import host_abilities
 from utilctl_agent.link import codec
-from utilctl_agent.link.hoststat import read_cpu_times
+from utilctl_agent.link.hoststat import CpuTimes, busy_cores, read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
 from utilctl_agent.link.metrics import AgentMetrics
+from utilctl_agent.link.quiet import INTERVALS, Quiet
 from utilctl_agent.link.report import Reporter
 from utilctl_agent.link.roster import make_orders
 from utilctl_agent.link.session import ControllerSession
@@ -61,6 +62,9 @@ class LinkApp:
         self._freezer = settings.mode != "signal" and abilities.freezer is None
         self._keeper = TargetKeeper()
         self._reporter = Reporter(len(settings.cpus))
+        self._quiet = Quiet()
+        self._sequence = 0
+        self._times = read_cpu_times(settings.cpus)
         self._scanner: MembershipScanner | None = None
         self._watch: MembershipWatch | None = None
         self._order_problems: dict[str, str] = {}
@@ -69,7 +73,9 @@ class LinkApp:
         self._spans: dict[tuple[int, int, bool], Span] = {}
         self._report_interval_ns = NS_PER_S
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._session = ControllerSession(settings.controllers, self._hello, self._on_targets, self._on_interval)
+        self._session = ControllerSession(
+            settings.controllers, self._hello, self._on_targets, self._on_interval, self._on_renewal
+        )
         self._instance_id = uuid.uuid4().hex
 
     async def run(self) -> int:
@@ -173,9 +179,16 @@ class LinkApp:
         problems = {**(scanner.problems if scanner is not None else {}), **self._order_problems}
         times = read_cpu_times(self._settings.cpus)
         report = self._reporter.make(loop, times, members, problems)
+        self._quiet.reported(report, self._busy_cores(times), time.monotonic_ns())
+        self._sequence = report.sequence
         self._metrics.update(loop, report)
         self._session.send(codec.report_message(report))
         self._confirm(loop)
+
+    def _busy_cores(self, times: CpuTimes) -> float:
+        """CPUs in use since the last call."""
+        last, self._times = self._times, times
+        return busy_cores(last, times, len(self._settings.cpus))
 
     def _confirm(self, loop: LoopReport) -> None:
         """Tell the controller, once each, that a decision is applied and that its first cycle is over."""
@@ -206,9 +219,13 @@ class LinkApp:
         return codec.hello(identity, current.epoch if current else 0, current.generation if current else 0)
 
     def _on_interval(self, interval_ns: int) -> None:
+        self._quiet.disturb()  # a controller that has just been connected to knows nothing yet
         self._metrics.controller_connects = self._session.connects
         if interval_ns > 0:
             self._report_interval_ns = interval_ns
+
+    def _on_renewal(self, epoch: int, generation: int, lease_ns: int) -> bool:
+        return self._keeper.renew(epoch, generation, lease_ns, time.monotonic_ns())
 
     def _on_targets(self, offered: TargetSet) -> None:
         policies_before = self._keeper.policies()
@@ -254,6 +271,7 @@ class LinkApp:
         message = self._dispatcher.message(current.epoch, current.generation, orders)
         if message is None:
             return
+        self._quiet.disturb()
         self._send(message)
         if message["op"] == "roster":
             self._send({"op": "report"})
@@ -269,14 +287,21 @@ class LinkApp:
 
     async def _report_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._report_interval_ns / NS_PER_S)
+            intervals = INTERVALS if self._quiet.settled else 1
+            await asyncio.sleep(intervals * self._report_interval_ns / NS_PER_S)
+            if self._quiet.settled:
+                busy = self._busy_cores(read_cpu_times(self._settings.cpus))
+                if self._quiet.repeats(busy, time.monotonic_ns()):
+                    self._session.send(codec.unchanged(self._sequence))
+                    continue
             self._send({"op": "report"})
 
     async def _watch_lease(self) -> None:
         """When the lease ends, static shares take over; when it is renewed, targets do."""
         expired = False
         while True:
-            await asyncio.sleep(LEASE_CHECK_S)
+            left_ns = self._keeper.lease_left_ns(time.monotonic_ns())
+            await asyncio.sleep(LEASE_CHECK_S if left_ns is None else left_ns / NS_PER_S)
             now_expired = self._keeper.expired(time.monotonic_ns())
             if now_expired != expired:
                 expired = now_expired

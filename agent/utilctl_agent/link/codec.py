@@ -71,6 +71,11 @@ def hello(identity: Identity, epoch: int, generation: int) -> agent_pb2.ConnectR
     )
 
 
+def unchanged(sequence: int) -> agent_pb2.ConnectRequest:
+    """Nothing has changed since the report of this number."""
+    return agent_pb2.ConnectRequest(unchanged=agent_pb2.Unchanged(sequence=sequence))
+
+
 def report_message(report: HostReport) -> agent_pb2.ConnectRequest:
     """A report."""
     return agent_pb2.ConnectRequest(

@@ -60,10 +60,12 @@ class MembershipScanner:
         begin_ns = time.thread_time_ns()
         self._weighed = frozenset(p.name for p in policies if wants_weight(p.mode, host_weighs=self._weigh))
         membership = self._discovery.scan(policies)
+        before = self.members, self.problems
         self.members = {}
         self._take_over(membership.members)
+        changed = before != (self.members, self.problems)
         cost_ns = time.thread_time_ns() - begin_ns
-        self.cadence.scanned(time.monotonic_ns(), cost_ns, behind=self._discovery.behind)
+        self.cadence.scanned(time.monotonic_ns(), cost_ns, behind=self._discovery.behind, changed=changed)
 
     def look(self) -> bool:
         """Look at what came, changed or went since the last look; True if anything that is ours differs.

@@ -35,6 +35,8 @@ class ControllerSession:
     """Keeps a stream open to one of the controllers, tried in turn.
 
     ``on_targets`` gets every target set, ``on_interval`` the report interval that the controller asks for.
+    ``on_renewal`` is asked first, with epoch, generation and lease: True if that is all there is to a set, which a
+    renewal repeats every few seconds; it is then not even decoded.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class ControllerSession:
         make_hello: Callable[[], codec.ConnectRequest],
         on_targets: Callable[[TargetSet], None],
         on_interval: Callable[[int], None],
+        on_renewal: Callable[[int, int, int], bool],
     ) -> None:
         self._controllers = controllers
         self._make_hello = make_hello
         self._on_targets = on_targets
         self._on_interval = on_interval
+        self._on_renewal = on_renewal
         self._outgoing: asyncio.Queue[codec.ConnectRequest] | None = None
         self.connected = False
         self.connects = 0
@@ -95,6 +99,9 @@ class ControllerSession:
                     _LOG.info("connected to controller %s at %s", response.welcome.controller_id, address)
                     self._on_interval(response.welcome.report_interval_ns)
                 elif kind == "targets":
+                    head = response.targets
+                    if self._on_renewal(head.epoch, head.generation, head.lease_ns):
+                        continue
                     try:
                         targets = codec.target_set_from(response.targets)
                     except UsageError as error:

@@ -51,9 +51,21 @@ class TargetKeeper:
         self.current = offered
         return current is None or was_expired or current.targets != offered.targets or _order(offered) > _order(current)
 
+    def renew(self, epoch: int, generation: int, lease_ns: int, now_ns: int) -> bool:
+        """The current set was repeated, if it is this one and its lease lasts; False: take it by ``offer`` instead."""
+        current = self.current
+        if current is None or (epoch, generation) != _order(current) or self.expired(now_ns):
+            return False
+        self._lease_ends_ns = now_ns + lease_ns
+        return True
+
     def expired(self, now_ns: int) -> bool:
         """Whether the lease of the current set has ended."""
         return self.current is not None and now_ns >= self._lease_ends_ns
+
+    def lease_left_ns(self, now_ns: int) -> int | None:
+        """Time until the lease of the current set ends; None if there is none or it has ended."""
+        return None if self.current is None or self.expired(now_ns) else self._lease_ends_ns - now_ns
 
     def weights(self, now_ns: int) -> dict[str, LocalTarget]:
         """What to enforce now, by SEE."""

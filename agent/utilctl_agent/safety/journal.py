@@ -42,8 +42,9 @@ _CHANGED = b"\x02"
 HANG_NS = 190_000_000
 """With a pause in force, a loop that has not been heard of for this long hangs. The alarm wakes the guard just then, so
 this is also the time to detection; the rest of the promised 250 ms is for undoing the pauses."""
-RENEW_NS = 30_000_000
-"""The alarm is put off this often at most: a tenth of a heartbeat's cost is a system call."""
+RENEW_NS = 100_000_000
+"""The alarm is put off this often at most. Should it ring for that although the loop was heard of since, the guard
+looks again when the last heartbeat is HANG_NS old."""
 _NEVER_NS = 1 << 62
 _LOW_32 = (1 << 32) - 1
 MAX_PATH_BYTES = _RECORD_BYTES - _RECORD.size

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from utilctl_proto.v1 import common_pb2 as utilctl__proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutilctl_proto/v1/agent.proto\x12\x10utilctl_proto.v1\x1a\x1dutilctl_proto/v1/common.proto\"\x9c\x01\n\x0e\x43onnectRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.utilctl_proto.v1.HelloH\x00\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x18.utilctl_proto.v1.ReportH\x00\x12,\n\x07\x61pplied\x18\x03 \x01(\x0b\x32\x19.utilctl_proto.v1.AppliedH\x00\x42\x06\n\x04\x62ody\"w\n\x0f\x43onnectResponse\x12,\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.utilctl_proto.v1.WelcomeH\x00\x12.\n\x07targets\x18\x02 \x01(\x0b\x32\x1b.utilctl_proto.v1.TargetSetH\x00\x42\x06\n\x04\x62ody\"\xa9\x01\n\x05Hello\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61pacity_cores\x18\x02 \x01(\x01\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x11\n\tmechanism\x18\x05 \x01(\t\x12\x18\n\x10mechanism_reason\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\ngeneration\x18\x08 \x01(\x04\"\xb7\x01\n\x06Report\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binterval_ns\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_cores\x18\x03 \x01(\x01\x12\x17\n\x0funclaimed_cores\x18\x04 \x01(\x01\x12)\n\x04sees\x18\x05 \x03(\x0b\x32\x1b.utilctl_proto.v1.SeeReport\x12*\n\x04loop\x18\x06 \x01(\x0b\x32\x1c.utilctl_proto.v1.LoopReport\"\xa1\x01\n\tSeeReport\x12\x0b\n\x03see\x18\x01 \x01(\t\x12\x19\n\x11\x63onsumed_total_ns\x18\x02 \x01(\x03\x12\x17\n\x0fpaused_total_ns\x18\x03 \x01(\x03\x12\x19\n\x11\x63onsumption_cores\x18\x04 \x01(\x01\x12\x14\n\x0c\x64\x65mand_cores\x18\x05 \x01(\x01\x12\x11\n\tprocesses\x18\x06 \x01(\r\x12\x0f\n\x07problem\x18\x07 \x01(\t\"\x9c\x01\n\nLoopReport\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x11\n\tmechanism\x18\x02 \x01(\t\x12\x14\n\x0c\x63ycles_total\x18\x03 \x01(\x03\x12\x15\n\rwakeups_total\x18\x04 \x01(\x03\x12\x19\n\x11overhead_total_ns\x18\x05 \x01(\x03\x12 \n\x18rms_relative_error_ratio\x18\x06 \x01(\x01\"Z\n\x07\x41pplied\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x18\n\x10\x66irst_cycle_done\x18\x03 \x01(\x08\x12\x12\n\nat_unix_ns\x18\x04 \x01(\x03\"K\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x1a\n\x12report_interval_ns\x18\x02 \x01(\x03\x12\x15\n\rcontroller_id\x18\x03 \x01(\t\"\x80\x01\n\tTargetSet\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x10\n\x08lease_ns\x18\x03 \x01(\x03\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12)\n\x07targets\x18\x05 \x03(\x0b\x32\x18.utilctl_proto.v1.Target\"\x83\x01\n\x06Target\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.utilctl_proto.v1.Policy\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x19\n\x11\x65ntitlement_cores\x18\x03 \x01(\x01\x12\x16\n\tcap_cores\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_cap_cores2i\n\x13\x41gentSessionService\x12R\n\x07\x43onnect\x12 .utilctl_proto.v1.ConnectRequest\x1a!.utilctl_proto.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutilctl_proto/v1/agent.proto\x12\x10utilctl_proto.v1\x1a\x1dutilctl_proto/v1/common.proto\"\xce\x01\n\x0e\x43onnectRequest\x12(\n\x05hello\x18\x01 \x01(\x0b\x32\x17.utilctl_proto.v1.HelloH\x00\x12*\n\x06report\x18\x02 \x01(\x0b\x32\x18.utilctl_proto.v1.ReportH\x00\x12,\n\x07\x61pplied\x18\x03 \x01(\x0b\x32\x19.utilctl_proto.v1.AppliedH\x00\x12\x30\n\tunchanged\x18\x04 \x01(\x0b\x32\x1b.utilctl_proto.v1.UnchangedH\x00\x42\x06\n\x04\x62ody\"w\n\x0f\x43onnectResponse\x12,\n\x07welcome\x18\x01 \x01(\x0b\x32\x19.utilctl_proto.v1.WelcomeH\x00\x12.\n\x07targets\x18\x02 \x01(\x0b\x32\x1b.utilctl_proto.v1.TargetSetH\x00\x42\x06\n\x04\x62ody\"\xa9\x01\n\x05Hello\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61pacity_cores\x18\x02 \x01(\x01\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x11\n\tmechanism\x18\x05 \x01(\t\x12\x18\n\x10mechanism_reason\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\ngeneration\x18\x08 \x01(\x04\"\xb7\x01\n\x06Report\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0binterval_ns\x18\x02 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_cores\x18\x03 \x01(\x01\x12\x17\n\x0funclaimed_cores\x18\x04 \x01(\x01\x12)\n\x04sees\x18\x05 \x03(\x0b\x32\x1b.utilctl_proto.v1.SeeReport\x12*\n\x04loop\x18\x06 \x01(\x0b\x32\x1c.utilctl_proto.v1.LoopReport\"\x1d\n\tUnchanged\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\xa1\x01\n\tSeeReport\x12\x0b\n\x03see\x18\x01 \x01(\t\x12\x19\n\x11\x63onsumed_total_ns\x18\x02 \x01(\x03\x12\x17\n\x0fpaused_total_ns\x18\x03 \x01(\x03\x12\x19\n\x11\x63onsumption_cores\x18\x04 \x01(\x01\x12\x14\n\x0c\x64\x65mand_cores\x18\x05 \x01(\x01\x12\x11\n\tprocesses\x18\x06 \x01(\r\x12\x0f\n\x07problem\x18\x07 \x01(\t\"\x9c\x01\n\nLoopReport\x12\x11\n\talgorithm\x18\x01 \x01(\t\x12\x11\n\tmechanism\x18\x02 \x01(\t\x12\x14\n\x0c\x63ycles_total\x18\x03 \x01(\x03\x12\x15\n\rwakeups_total\x18\x04 \x01(\x03\x12\x19\n\x11overhead_total_ns\x18\x05 \x01(\x03\x12 \n\x18rms_relative_error_ratio\x18\x06 \x01(\x01\"Z\n\x07\x41pplied\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x18\n\x10\x66irst_cycle_done\x18\x03 \x01(\x08\x12\x12\n\nat_unix_ns\x18\x04 \x01(\x03\"K\n\x07Welcome\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x1a\n\x12report_interval_ns\x18\x02 \x01(\x03\x12\x15\n\rcontroller_id\x18\x03 \x01(\t\"\x80\x01\n\tTargetSet\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x10\n\x08lease_ns\x18\x03 \x01(\x03\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12)\n\x07targets\x18\x05 \x03(\x0b\x32\x18.utilctl_proto.v1.Target\"\x83\x01\n\x06Target\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.utilctl_proto.v1.Policy\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x19\n\x11\x65ntitlement_cores\x18\x03 \x01(\x01\x12\x16\n\tcap_cores\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_cap_cores2i\n\x13\x41gentSessionService\x12R\n\x07\x43onnect\x12 .utilctl_proto.v1.ConnectRequest\x1a!.utilctl_proto.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'utilctl_proto.v1.agent_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONNECTREQUEST']._serialized_start=82
-  _globals['_CONNECTREQUEST']._serialized_end=238
-  _globals['_CONNECTRESPONSE']._serialized_start=240
-  _globals['_CONNECTRESPONSE']._serialized_end=359
-  _globals['_HELLO']._serialized_start=362
-  _globals['_HELLO']._serialized_end=531
-  _globals['_REPORT']._serialized_start=534
-  _globals['_REPORT']._serialized_end=717
-  _globals['_SEEREPORT']._serialized_start=720
-  _globals['_SEEREPORT']._serialized_end=881
-  _globals['_LOOPREPORT']._serialized_start=884
-  _globals['_LOOPREPORT']._serialized_end=1040
-  _globals['_APPLIED']._serialized_start=1042
-  _globals['_APPLIED']._serialized_end=1132
-  _globals['_WELCOME']._serialized_start=1134
-  _globals['_WELCOME']._serialized_end=1209
-  _globals['_TARGETSET']._serialized_start=1212
-  _globals['_TARGETSET']._serialized_end=1340
-  _globals['_TARGET']._serialized_start=1343
-  _globals['_TARGET']._serialized_end=1474
-  _globals['_AGENTSESSIONSERVICE']._serialized_start=1476
-  _globals['_AGENTSESSIONSERVICE']._serialized_end=1581
+  _globals['_CONNECTREQUEST']._serialized_end=288
+  _globals['_CONNECTRESPONSE']._serialized_start=290
+  _globals['_CONNECTRESPONSE']._serialized_end=409
+  _globals['_HELLO']._serialized_start=412
+  _globals['_HELLO']._serialized_end=581
+  _globals['_REPORT']._serialized_start=584
+  _globals['_REPORT']._serialized_end=767
+  _globals['_UNCHANGED']._serialized_start=769
+  _globals['_UNCHANGED']._serialized_end=798
+  _globals['_SEEREPORT']._serialized_start=801
+  _globals['_SEEREPORT']._serialized_end=962
+  _globals['_LOOPREPORT']._serialized_start=965
+  _globals['_LOOPREPORT']._serialized_end=1121
+  _globals['_APPLIED']._serialized_start=1123
+  _globals['_APPLIED']._serialized_end=1213
+  _globals['_WELCOME']._serialized_start=1215
+  _globals['_WELCOME']._serialized_end=1290
+  _globals['_TARGETSET']._serialized_start=1293
+  _globals['_TARGETSET']._serialized_end=1421
+  _globals['_TARGET']._serialized_start=1424
+  _globals['_TARGET']._serialized_end=1555
+  _globals['_AGENTSESSIONSERVICE']._serialized_start=1557
+  _globals['_AGENTSESSIONSERVICE']._serialized_end=1662
 # @@protoc_insertion_point(module_scope)

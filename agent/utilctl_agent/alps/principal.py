@@ -60,7 +60,8 @@ class Principal:
     allotment_ns: int = 0
     allowance_ns: int = 0
     turn_floor_ns: int = 0  # allowance at which this turn ends: 0, or more if the cycle is long
-    together: bool = False  # it shares its turn with others
+    together: bool = False  # it shares its turn with others,
+    finish_ns: int = 0  # and is done when each of their threads has moved on this far
     turn_began_ns: int = 0
     turn_used_ns: int = 0  # its consumption when its turn began
     due_ns: int = 0  # when its turn is expected to end, 0: not planned

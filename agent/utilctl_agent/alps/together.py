@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from utilctl_agent.alps.principal import Principal
+from utilctl_agent.alps.principal import LOOK_NS, Principal
 from utilctl_common.quantities import NS_PER_MS
 
 ROUND_NS: Final = 880_000_000
@@ -23,6 +23,10 @@ LEAST_NS: Final = 12 * NS_PER_MS
 """Amounts smaller than this are left to exact turns: the kernel's fairness is a matter of slices of some 3 ms."""
 NEAR_NS: Final = 40 * NS_PER_MS
 """Members expected to be done within this time end together. Arbitrary: half of the longest sleep."""
+FULL: Final = 0.9
+"""Part of the core that members use at least if they are hungry."""
+OVERRUN_NS: Final = 2 * NS_PER_MS
+"""What a member may use beyond its part because others were done earlier than foreseen. Within the reserve."""
 MANY: Final = 64
 """Fewer with very different amounts are better served by exact turns: as many wake-ups, and cheaper ones."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
@@ -55,18 +59,94 @@ def amounts_together(candidates: Iterable[tuple[Principal, int]], *, cycle_ns: i
     return {}
 
 
-def pace(members: Iterable[Principal]) -> int:
-    """Threads that divide the core."""
-    return sum(principal.spec.parallelism for principal in members)
+class SharedTurn:
+    """A turn of several. Threads that share a core move on at equal pace, so who will be done when is foreseen from
+    one reading of each, and only those are read again who should be about done.
 
+    Members are marked by ``Principal.together``; ``finish_ns`` is the progress of a thread at which one is done.
+    """
 
-def expected_ns(principal: Principal, threads: int) -> int:
-    """When ``principal`` is expected to have used its part, from now, if ``threads`` divide the core."""
-    return (principal.allowance_ns - principal.turn_floor_ns) * threads // principal.spec.parallelism
+    def __init__(self, longest_ns: int) -> None:
+        """longest_ns: the longest sleep of the core."""
+        self._longest_ns = longest_ns
+        self._members: Mapping[str, Principal] = {}
+        self._threads = 1
+        self._progress_ns = 0  # of each thread since the turn began
+        self._last_ns = 0
+        self._used_ns = 0  # by all since all of them were last read
+        self._looked_ns = 0
+        self._look_ns = 0  # when all are to be read next
 
+    def __bool__(self) -> bool:
+        """Whether such a turn goes on."""
+        return bool(self._members) and next(iter(self._members.values())).together
 
-def sleep_together_ns(members: Mapping[str, Principal], longest_ns: int) -> int:
-    """Time until the members should be looked at: the first are then about done."""
-    threads = pace(members.values())
-    first_ns = min(expected_ns(principal, threads) for principal in members.values())
-    return min(LOOK_MOST_NS, max(longest_ns, LOOK_EACH_NS * len(members)), max(NEAR_NS // 2, first_ns))
+    def begin(self, members: Mapping[str, Principal], now_ns: int) -> None:
+        """``members``, who stay current, share the core from now on until each is at its ``turn_floor_ns``."""
+        self._members = members
+        self._progress_ns = self._used_ns = 0
+        self._last_ns = self._looked_ns = self._look_ns = now_ns
+        for principal in members.values():
+            principal.together = True
+            self._foresee(principal)
+        self._threads = self._pace()
+
+    def _pace(self) -> int:
+        return sum(principal.spec.parallelism for principal in self._members.values())
+
+    def _foresee(self, principal: Principal) -> None:
+        left_ns = principal.allowance_ns - principal.turn_floor_ns
+        principal.finish_ns = self._progress_ns + left_ns // principal.spec.parallelism
+
+    def _near_ns(self, now_ns: int) -> int:
+        return self._progress_ns + (now_ns - self._last_ns + NEAR_NS) // self._threads
+
+    def due(self, now_ns: int) -> dict[str, bool]:
+        """Whom to read, and whether to observe."""
+        if now_ns >= self._look_ns:
+            return {name: now_ns >= p.observe_at_ns for name, p in self._members.items()}
+        near_ns = self._near_ns(now_ns)
+        return {
+            name: p.observe_at_ns == 0
+            for name, p in self._members.items()
+            if p.finish_ns <= near_ns or p.observe_at_ns == 0
+        }
+
+    def account(self, read: Iterable[tuple[Principal, int]], now_ns: int) -> bool:
+        """Take in who was read and what it had used since it was read last. True if, as far as is known, they use all
+        of the core: then none of them needs to be observed."""
+        self._progress_ns += (now_ns - self._last_ns) // self._threads
+        self._last_ns = now_ns
+        for principal, used_ns in read:
+            self._used_ns += used_ns
+            self._foresee(principal)
+        if now_ns < self._look_ns:
+            return all(principal.observe_at_ns > 0 for principal in self._members.values())
+        full = self._used_ns >= FULL * (now_ns - self._looked_ns)
+        self._looked_ns, self._used_ns = now_ns, 0
+        self._look_ns = now_ns + min(LOOK_MOST_NS, max(self._longest_ns, LOOK_EACH_NS * len(self._members)))
+        for principal in self._members.values():
+            if not full:
+                principal.observe_at_ns = 0
+            else:
+                principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+                principal.observe_at_ns = now_ns + LOOK_NS
+        return full
+
+    def over(self) -> list[Principal]:
+        """Those who are about done; those who could be were read just now."""
+        near_ns = self._near_ns(self._last_ns)
+        return [principal for principal in self._members.values() if principal.finish_ns <= near_ns]
+
+    def sleep_ns(self, now_ns: int) -> int:
+        """Time until some of the members, of whom some may have gone since ``account``, should be read."""
+        self._threads = self._pace()
+        for principal in self._members.values():
+            if not principal.together:  # admitted beside the others, because one of them blocked
+                principal.together = True
+                self._foresee(principal)
+        if any(principal.observe_at_ns == 0 for principal in self._members.values()):
+            return min(self._longest_ns, NEAR_NS // 2)
+        first_ns = min(principal.finish_ns for principal in self._members.values()) - self._progress_ns
+        least_ns = min(NEAR_NS // 2, OVERRUN_NS * self._threads)
+        return min(max(0, self._look_ns - now_ns), max(least_ns, first_ns * self._threads))

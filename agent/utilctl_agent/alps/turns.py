@@ -33,6 +33,7 @@ from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
+from utilctl_agent.alps.together import SharedTurn
 from utilctl_agent.alps.unsettled import Unsettled
 
 IDLING: Final = 0.9
@@ -54,8 +55,7 @@ class TurnScheduler:
         self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
         self._total_ns = 0  # consumption of all, ever
         self._cycles = 0
-        self._together = False  # those in ``turn`` share the core
-        self._together_ns = 0  # when they were last read
+        self._shared = SharedTurn(settings.max_sleep_ns)
         self._cycle_ns = 0  # CPU time allotted to all in a cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = 0  # when to look at idle principals again
@@ -132,7 +132,10 @@ class TurnScheduler:
 
     def due(self, now_ns: int) -> Mapping[str, bool]:
         """Everybody who is in a turn or was lately active; the idle ones only now and then."""
-        due = {name: now_ns >= p.observe_at_ns for name, p in self._turn.items()}
+        if self._shared:
+            due = self._shared.due(now_ns)
+        else:
+            due = {name: now_ns >= p.observe_at_ns for name, p in self._turn.items()}
         for name in self._unsettled.names:
             due[name] = False
         if self._lights:
@@ -191,7 +194,7 @@ class TurnScheduler:
     def _planned(self, now_ns: int) -> list[PlannedTurn]:
         """Turns ahead, if everybody who is active is trusted to want all the CPU there is; else nothing."""
         settings = self._settings
-        if self._together or len(self._turn) != 1 or len(self._unsettled.names) > 1 or not (self._queue or self._spent):
+        if self._shared or len(self._turn) != 1 or len(self._unsettled.names) > 1 or not (self._queue or self._spent):
             return []
         if self._caps or self._shut or any(light.active for light in self._lights.values()):
             return []
@@ -291,7 +294,7 @@ class TurnScheduler:
     def _account(self, now_ns: int, readings: Mapping[str, Reading]) -> None:
         half_quantum_ns = self._settings.quantum_ns // 2
         concluded: list[tuple[Principal, Reading]] | None = None
-        together_ns = 0
+        shared: list[tuple[Principal, int]] = []
         for name, reading in readings.items():
             principal = self._principals.get(name)
             if principal is None:
@@ -303,7 +306,7 @@ class TurnScheduler:
             elapsed_ns = now_ns - principal.last_ns
             used_ns = self._charge(principal, now_ns, cpu_ns)
             if principal.together:
-                together_ns += used_ns
+                shared.append((principal, used_ns))
             elif principal.role == "turn":
                 if used_ns + self._unseen_ns < IDLING * principal.rate_cores * elapsed_ns:
                     principal.observe_at_ns = 0
@@ -316,7 +319,7 @@ class TurnScheduler:
                 continue
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
-        if self._together and self._used_together(now_ns, together_ns) and concluded:
+        if self._shared and self._shared.account(shared, now_ns) and concluded:
             concluded = [entry for entry in concluded if not entry[0].together]
         for principal, reading in concluded or ():
             changed = observe(
@@ -326,18 +329,6 @@ class TurnScheduler:
                 self._classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
-
-    def _used_together(self, now_ns: int, used_ns: int) -> bool:
-        """Those who share the core are hungry as long as they use all of it; if not, each is observed."""
-        full = used_ns >= IDLING * (now_ns - self._together_ns)
-        self._together_ns = now_ns
-        for principal in self._turn.values():
-            if not full:
-                principal.observe_at_ns = 0
-            else:
-                principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
-                principal.observe_at_ns = now_ns + LOOK_NS
-        return full
 
     def _charge(self, principal: Principal, now_ns: int, cpu_ns: int) -> int:
         """Account for what ``principal`` has consumed since it was last read; returns how much that is."""
@@ -368,9 +359,8 @@ class TurnScheduler:
 
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
-        if self._together:
-            threads = together.pace(self._turn.values())
-            over = [p for p in self._turn.values() if together.expected_ns(p, threads) <= together.NEAR_NS]
+        if self._shared:
+            over = self._shared.over()
         else:
             over = []
             for principal in self._turn.values():
@@ -408,10 +398,9 @@ class TurnScheduler:
                 member = self._queue[name]
                 self._move(member, "turn")
                 member.turn_floor_ns = member.allowance_ns - amount_ns
-                member.together = True
-                self._together_ns = now_ns
                 load += member.rate_cores
-            self._together = bool(self._turn)
+            if self._turn:
+                self._shared.begin(self._turn, now_ns)
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
@@ -480,8 +469,8 @@ class TurnScheduler:
         settings = self._settings
         contended = bool(self._queue or self._spent or self._shut)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
-        if self._together and self._turn:
-            return together.sleep_together_ns(self._turn, self._settings.max_sleep_ns)
+        if self._shared:
+            return self._shared.sleep_ns(now_ns)
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:

@@ -18,6 +18,8 @@ from utilctl_common.quantities import NS_PER_MS
 HORIZON_NS: Final = 1000 * NS_PER_MS
 """How far ahead turns are planned, in whole turns. Arbitrary: longer saves little, and errors are only corrected, and
 cycles only reported, when the plan is over."""
+MOST_TURNS: Final = 100
+"""Turns in a plan. Arbitrary: planning one costs some 10 us, and when the plan is off, the rest is planned in vain."""
 FULL_USE: Final = 0.9
 """Part of a turn that must have been used for the plan to go on; as much beyond it is too much."""
 
@@ -57,9 +59,8 @@ def plan_turns(
     much later the last one is to end. longest_ns: a turn longer than this is divided.
     closings_left: how many more cycles are wanted; a decision closes the last (None: no end).
     floor_ns(principal, allowance): where a turn that begins with this allowance ends.
-    threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances), asked while
-    ``together_from_ns`` are left of a cycle: who shares
-    a turn with others, which ends the plan.
+    threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances), asked once a
+    cycle if ``together_from_ns`` are left of it: who shares a turn with others, which ends the plan.
     """
     allowance_ns = {id(p): p.left_ns for p in everybody}
     waiting = list(queue)
@@ -67,6 +68,7 @@ def plan_turns(
     least_ns: dict[int, int] = {}
     most_ns: dict[int, int] = {}
     plan: list[PlannedTurn] = []
+    asked = False
     principal, floor, begin_ns, until_ns, closes = current, current.turn_floor_ns, now_ns, current.due_ns, False
     while True:
         key = id(principal)
@@ -82,7 +84,7 @@ def plan_turns(
             plan.append(PlannedTurn(turn, principal, floor, closes))
             closes = False
         allowance_ns[key] -= used_ns
-        if until_ns - now_ns >= horizon_ns:
+        if until_ns - now_ns >= horizon_ns or len(plan) >= MOST_TURNS:
             break
         if floor > 0:
             waiting.append(principal)
@@ -100,8 +102,12 @@ def plan_turns(
         left_ns -= used_ns
         if closes:
             left_ns = sum(allowance_ns[id(p)] for p in waiting)
-        if left_ns >= together_from_ns and together((p, allowance_ns[id(p)]) for p in waiting):
-            break
+        if left_ns < together_from_ns:
+            asked = True
+        elif not asked or closes:
+            asked = True
+            if together((p, allowance_ns[id(p)]) for p in waiting):
+                break
         principal = waiting.pop(0)
         floor = floor_ns(principal, allowance_ns[id(principal)])
         if principal is plan[-1].principal:

@@ -130,7 +130,8 @@ def observe(
     others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
     # Where readings lag, part of what was used is not seen yet: matters for short observations only.
     unseen_ns = settings.reading_error_ns * settings.cores
-    seen_cores = (principal.observed_used_ns + unseen_ns) / elapsed_ns
+    # While it waited, at least one CPU more would have been used than was.
+    seen_cores = (max(wanted_ns, principal.observed_used_ns) + unseen_ns) / elapsed_ns
     full_ns = (settings.cores - 2 * FULL_TOLERANCE_CORES) * elapsed_ns - unseen_ns
     if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
         seen_cores = max(seen_cores, RECOVERY * principal.rate_cores)  # it would have used more

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from utilctl_agent.alps.principal import LOOK_NS, Principal
+from utilctl_agent.alps.principal import LOOK_NS, TRUSTED, Principal
 from utilctl_common.quantities import NS_PER_MS
 
 ROUND_NS: Final = 880_000_000
@@ -27,6 +27,8 @@ FULL: Final = 0.9
 """Part of the core that members use at least if they are hungry."""
 OVERRUN_NS: Final = 2 * NS_PER_MS
 """What a member may use beyond its part because others were done earlier than foreseen. Within the reserve."""
+JOIN: Final = 1.1
+"""Whoever joins is to be done when the last of the others has moved on this many times as far as it still has to."""
 MANY: Final = 64
 """Fewer with very different amounts are better served by exact turns: as many wake-ups, and cheaper ones."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
@@ -70,6 +72,7 @@ class SharedTurn:
         """longest_ns: the longest sleep of the core."""
         self._longest_ns = longest_ns
         self._members: Mapping[str, Principal] = {}
+        self._had_part: set[str] = set()  # of this turn
         self._threads = 1
         self._progress_ns = 0  # of each thread since the turn began
         self._last_ns = 0
@@ -84,12 +87,28 @@ class SharedTurn:
     def begin(self, members: Mapping[str, Principal], now_ns: int) -> None:
         """``members``, who stay current, share the core from now on until each is at its ``turn_floor_ns``."""
         self._members = members
+        self._had_part = set(members)
         self._progress_ns = self._used_ns = 0
         self._last_ns = self._looked_ns = self._look_ns = now_ns
         for principal in members.values():
             principal.together = True
             self._foresee(principal)
         self._threads = self._pace()
+
+    def joins(self, candidates: Iterable[Principal], *, cycle_ns: int, round_ns: int) -> list[Principal]:
+        """Of those who came after the turn began the ones that may still join it, because they will not be the last by
+        far: outside they would have to wait for its end. Their ``turn_floor_ns`` is set; they must become members."""
+        longest_ns = JOIN * max(p.finish_ns - self._progress_ns for p in self._members.values())
+        joining: list[Principal] = []
+        for principal in candidates:
+            if principal.spec.name in self._had_part:
+                continue
+            amount_ns = principal.allowance_ns - round(min(1.0, round_ns / cycle_ns) * principal.allotment_ns)
+            if amount_ns >= LEAST_NS and amount_ns <= longest_ns * principal.spec.parallelism:
+                principal.turn_floor_ns = principal.allowance_ns - amount_ns
+                self._had_part.add(principal.spec.name)
+                joining.append(principal)
+        return joining
 
     def _pace(self) -> int:
         return sum(principal.spec.parallelism for principal in self._members.values())
@@ -104,7 +123,7 @@ class SharedTurn:
     def due(self, now_ns: int) -> dict[str, bool]:
         """Whom to read, and whether to observe."""
         if now_ns >= self._look_ns:
-            return {name: now_ns >= p.observe_at_ns for name, p in self._members.items()}
+            return {name: p.observe_at_ns == 0 for name, p in self._members.items()}
         near_ns = self._near_ns(now_ns)
         return {
             name: p.observe_at_ns == 0
@@ -131,6 +150,7 @@ class SharedTurn:
             else:
                 principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
                 principal.observe_at_ns = now_ns + LOOK_NS
+                principal.streak = TRUSTED  # should it have been one of the few who wanted less, its own turn tells
         return full
 
     def over(self) -> list[Principal]:
@@ -142,7 +162,7 @@ class SharedTurn:
         """Time until some of the members, of whom some may have gone since ``account``, should be read."""
         self._threads = self._pace()
         for principal in self._members.values():
-            if not principal.together:  # admitted beside the others, because one of them blocked
+            if not principal.together:  # it joined, or was admitted beside the others because one of them blocked
                 principal.together = True
                 self._foresee(principal)
         if any(principal.observe_at_ns == 0 for principal in self._members.values()):

@@ -390,6 +390,10 @@ class TurnScheduler:
 
     def _admit(self, now_ns: int) -> float:
         """Begin turns until the cores are full; returns the cores in use."""
+        if self._shared and self._queue:
+            waiting = self._queue.values()
+            for principal in self._shared.joins(waiting, cycle_ns=self._cycle_ns, round_ns=together.ROUND_NS):
+                self._move(principal, "turn")
         load = 0.0
         for principal in self._turn.values():
             load += principal.rate_cores

@@ -26,6 +26,7 @@ from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.abilities import host_abilities
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.members import threads_below
 from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.spawning import uninterrupted
@@ -33,7 +34,6 @@ from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
 from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
-from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError

@@ -30,6 +30,7 @@ from utilctl_agent.alps.weights import WeightScheduler, WeightSettings
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.dispatch import amended
 from utilctl_agent.engine import Engine
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
 from utilctl_agent.host.opening import open_cgroup
@@ -48,7 +49,6 @@ from utilctl_agent.orders import (
     PrincipalReport,
     Roster,
 )
-from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.stepper import Stepper
 from utilctl_agent.weight_engine import WeightEngine

@@ -15,8 +15,8 @@ from typing import NoReturn
 import click
 
 from utilctl_agent.alps.model import CoreSettings
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
-from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import UsageError, UtilctlError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
@@ -83,7 +83,7 @@ def _check_scope(scope: str) -> None:
 
 
 def guard_argv(settings: AgentSettings, alarm_fd: int) -> list[str]:
-    """The command line of the guard for these settings; it inherits ``alarm_fd`` (module ``safety.alarm``)."""
+    """The command line of the guard for these settings; it inherits ``alarm_fd`` (module ``host.alarm``)."""
     return [
         sys.executable,
         "-m",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from utilctl_agent.safety.alarm import Alarm
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.safety.journal import HANG_NS, RENEW_NS, Journal
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 

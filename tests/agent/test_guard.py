@@ -21,10 +21,10 @@ import pytest
 from support.guarded import GuardedLoop, Mechanism, Subject, subject, time_until_resumed
 from support.processes import WAIT_S, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.freezer_v1 import freezer_v1_refusal
 from utilctl_agent.host.weights import weight_mount, weight_refusal
 from utilctl_agent.orders import LoopReport, PrincipalOrder
-from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.thaw import Thawed, thaw_run_dir
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 

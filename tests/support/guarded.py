@@ -19,10 +19,10 @@ from typing import Final, Literal
 from support.processes import WAIT_S, is_frozen, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import NOBODY, as_nobody
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
-from utilctl_agent.safety.alarm import Alarm
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 

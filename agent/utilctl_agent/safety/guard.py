@@ -66,7 +66,7 @@ class Guard:
 
     control_fd: the control socket that the loop inherits (``utilctl alps``), or -1: the guard makes a socket pair
     and starts a link on its other end with ``link_arguments``. alarm_fd: a timer that a living loop puts off (module
-    ``alarm``). max_pause_ns: the bound that the loop keeps.
+    ``host.alarm``). max_pause_ns: the bound that the loop keeps.
     """
 
     def __init__(

@@ -23,11 +23,11 @@ class Alarm:
     def __init__(self, fd: int | None = None) -> None:
         """Use the timer behind ``fd``, or make one. Raises OSError if the kernel makes none."""
         self._libc = ctypes.CDLL(None, use_errno=True)
-        if fd is None:
-            fd = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC | _TFD_NONBLOCK)
-            if fd < 0:
-                raise OSError(ctypes.get_errno(), "timerfd_create")
-        self._fd = fd
+        self._fd = (
+            fd if fd is not None else int(self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC | _TFD_NONBLOCK))
+        )
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
 
     def fileno(self) -> int:
         """The timer's descriptor."""

@@ -89,7 +89,8 @@ class SharedTurn:
         self._members = members
         self._had_part = set(members)
         self._progress_ns = self._used_ns = 0
-        self._last_ns = self._looked_ns = self._look_ns = now_ns
+        self._last_ns = self._looked_ns = now_ns
+        self._look_ns = now_ns + self._period_ns()
         for principal in members.values():
             principal.together = True
             self._foresee(principal)
@@ -112,6 +113,9 @@ class SharedTurn:
 
     def _pace(self) -> int:
         return sum(principal.spec.parallelism for principal in self._members.values())
+
+    def _period_ns(self) -> int:
+        return min(LOOK_MOST_NS, max(self._longest_ns, LOOK_EACH_NS * len(self._members)))
 
     def _foresee(self, principal: Principal) -> None:
         left_ns = principal.allowance_ns - principal.turn_floor_ns
@@ -143,7 +147,7 @@ class SharedTurn:
             return all(principal.observe_at_ns > 0 for principal in self._members.values())
         full = self._used_ns >= FULL * (now_ns - self._looked_ns)
         self._looked_ns, self._used_ns = now_ns, 0
-        self._look_ns = now_ns + min(LOOK_MOST_NS, max(self._longest_ns, LOOK_EACH_NS * len(self._members)))
+        self._look_ns = now_ns + self._period_ns()
         for principal in self._members.values():
             if not full:
                 principal.observe_at_ns = 0

@@ -199,9 +199,10 @@ class TurnScheduler:
         if self._caps or self._shut or any(light.active for light in self._lights.values()):
             return []
         everybody = [p for p in self._principals.values() if p.hungry]
-        if any(p.streak < TRUSTED or p.observe_at_ns == 0 or not fills(p, settings.cores) for p in everybody):
-            return []
         (current,) = self._turn.values()
+        # Whoever else is to be observed is so in its own turn: the plan ends there if it does not use it.
+        if current.observe_at_ns == 0 or any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):
+            return []
         return plan_turns(
             current,
             self._queue.values(),

@@ -49,8 +49,9 @@ def test_a_new_problem_is_reported_until_it_is_an_old_one() -> None:
 
 def test_a_host_that_is_busier_or_idler_than_at_the_last_report_is_reported_in_full() -> None:
     quiet = settled(busy_cores=0.5)
-    assert not quiet.repeats(0.5 + NOTICE_CORES, 1)
-    assert not quiet.repeats(0.5 - NOTICE_CORES, 1)
+    assert quiet.repeats(0.5 + 0.9 * NOTICE_CORES, 1)
+    assert not quiet.repeats(0.5 + 1.1 * NOTICE_CORES, 1)
+    assert not quiet.repeats(0.5 - 1.1 * NOTICE_CORES, 1)
 
 
 def test_a_disturbance_brings_complete_reports_back() -> None:

@@ -14,8 +14,9 @@ from utilctl_common.quantities import NS_PER_S
 
 QUIET_CORES: Final = 0.005
 """A service that uses or wants less than this does nothing worth mentioning."""
-NOTICE_CORES: Final = 0.03
-"""A host whose CPUs are busier or idler by this than at the last report is reported again."""
+NOTICE_CORES: Final = 0.1
+"""A host whose CPUs are busier or idler by this than at the last report is reported again: less is the noise of its own
+housekeeping, and little to divide."""
 FULL_EVERY_NS: Final = 30 * NS_PER_S
 """Longest time between complete reports; totals are as old as this at most."""
 PATIENCE: Final = 3

@@ -200,8 +200,8 @@ class TurnScheduler:
             return []
         everybody = [p for p in self._principals.values() if p.hungry]
         (current,) = self._turn.values()
-        # Others who are to be observed are so in their own turns: a plan ends where one is not used. Where readings lag,
-        # that would show too late.
+        # Others are observed in their own turns: a plan ends where one is not used. Where readings lag, that would show
+        # too late.
         if any(p.observe_at_ns == 0 for p in (everybody if self._lags else (current,))):
             return []
         if any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):

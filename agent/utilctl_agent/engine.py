@@ -30,6 +30,9 @@ class Step(NamedTuple):
 NO_LIMIT_NS: Final = 1 << 62
 QUIET_NS: Final = 250 * NS_PER_MS
 """How often a quiet host is asked whether it still is; nobody can be short of CPU for longer without being seen."""
+LOOK_NS: Final = 1000 * NS_PER_MS
+"""Longest time without a look, for groups that have ended; with many groups LOOK_EACH_NS for each."""
+LOOK_EACH_NS: Final = 20 * NS_PER_MS
 
 _Points = tuple[Group, Group | None, Group | None, int, int, int]
 """A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
@@ -61,6 +64,7 @@ class Engine:
     _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
     _next: _Points = field(init=False)
     _idle: bool = False  # nothing to decide unless somebody on the host waits for a CPU
+    _look_ns: int = 0  # when to look at everybody all the same
     _closed: tuple[CycleRecord, ...] = ()  # ended by switches, not yet reported
 
     def __post_init__(self) -> None:
@@ -144,9 +148,12 @@ class Engine:
         planned_ns = self.switch(now_ns)
         if planned_ns is not None:
             return Step(planned_ns, (), ())
-        if self._idle and self.pressure is not None and not self.pressure.contended(now_ns):
-            return Step(now_ns + QUIET_NS, (), ())
+        if self._idle and self.pressure is not None:
+            contended = self.pressure.contended(now_ns)
+            if not contended and now_ns < self._look_ns:
+                return Step(now_ns + QUIET_NS, (), ())
         self.wakeups += 1
+        self._look_ns = now_ns + max(LOOK_NS, LOOK_EACH_NS * len(self._groups))
         self._catch_up(failed=self._failed)
         gone: tuple[str, ...] = ()
         readings: dict[str, Reading] = {}

@@ -141,7 +141,10 @@ class _Runner:
             ensure_run_dir(run_dir)
         except OSError as error:
             raise FailedError(f"{run_dir} cannot be used: {error.strerror or error}") from None
-        alarm = Alarm()
+        try:
+            alarm = Alarm()
+        except OSError as error:
+            raise FailedError(f"the guard's timer cannot be made: {error}") from None
         fds = (theirs.fileno(), alarm.fileno())
         arguments = [run_dir, "alps", *map(str, fds), str(self._settings.max_pause_ns)]
         guard = subprocess.Popen(

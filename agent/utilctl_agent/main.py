@@ -104,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if not isinstance(settings, AgentSettings):
             raise SystemExit(0)  # --help
         ensure_run_dir(default_run_dir())
+        alarm_fd = Alarm().fileno()
+        os.set_inheritable(alarm_fd, True)
     except click.ClickException as error:
         sys.stderr.write(f"utilctl-agent: error: {error.format_message()}; see utilctl-agent --help\n")
         raise SystemExit(2) from None
@@ -114,8 +116,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"utilctl-agent: error: {error}\n")
         raise SystemExit(1) from None
     sys.stdout.flush()
-    alarm_fd = Alarm().fileno()
-    os.set_inheritable(alarm_fd, True)
     argv_of_guard = guard_argv(settings, alarm_fd)
     os.execv(sys.executable, argv_of_guard)  # noqa: S606 - the guard replaces this program
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.simulated import MS, Alps, run_for
+from support.simulated import MS, Alps, make, run_for, spinners
 from utilctl_agent.alps.feasible import feasible_fractions
-from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Scheduler, Switch
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.turns import TurnScheduler
-from utilctl_agent.testing import Bursts, SimulatedHost, Spin
+from utilctl_agent.testing import Bursts, Spin
 
 SHARES = st.lists(st.integers(1, 20), min_size=2, max_size=8)
 QUANTA_MS = st.sampled_from([2, 5, 10, 20])
@@ -29,20 +28,6 @@ BURSTS = st.builds(
 )
 BEHAVIOURS = st.one_of(st.just(Spin()), BURSTS)
 SLOW = settings(max_examples=25, deadline=None)
-
-
-def make(
-    *, cores: int = 1, quantum_ms: int = 10, slice_ms: int = 3, latency_ns: int = 0, core: Scheduler | None = None
-) -> Alps:
-    host = SimulatedHost(cores, slice_ns=slice_ms * MS)
-    default = TurnScheduler(CoreSettings(quantum_ns=quantum_ms * MS, cores=cores))
-    return Alps(core or default, host, latency_ns=latency_ns)
-
-
-def spinners(alps: Alps, shares: list[int]) -> Alps:
-    for number, share in enumerate(shares):
-        alps.add(f"p{number}", share)
-    return alps
 
 
 def feasible(alps: Alps) -> dict[str, float]:
@@ -466,46 +451,3 @@ class TestUnknownWaiting:
     def test_readings_of_strangers_are_ignored(self) -> None:
         core = TurnScheduler(CoreSettings())
         assert core.decide(0, {"stranger": Reading(5)}).ineligible == ()
-
-
-class TestWakeUps:
-    @SLOW
-    @given(shares=SHARES, cores=st.integers(1, 4), latency_ns=LATENCIES_NS)
-    def test_two_wake_ups_are_never_closer_than_the_minimum_gap(
-        self, shares: list[int], cores: int, latency_ns: int
-    ) -> None:
-        alps = spinners(make(cores=cores, latency_ns=latency_ns), shares)
-        run_for(alps.host, 1000 * MS, alps)
-        instants_ns = [now_ns for now_ns, _ in alps.core.decisions]
-        gaps_ns = [after - before for before, after in pairwise(instants_ns)]
-        assert min(gaps_ns) >= CoreSettings().min_gap_ns
-        assert max(gaps_ns) <= CoreSettings().idle_sleep_ns + latency_ns
-
-    def test_an_empty_core_sleeps(self) -> None:
-        assert TurnScheduler(CoreSettings()).decide(0, {}) == Decision((), (), CoreSettings().idle_sleep_ns, idle=True)
-
-    @pytest.mark.parametrize("sleepers", [1, 50, 51, 400])
-    def test_idle_principals_are_glanced_at_the_rarer_the_more_there_are(self, sleepers: int) -> None:
-        alps = make()
-        for number in range(sleepers):
-            alps.add(f"p{number}", 1, Bursts(MS, 3600_000 * MS, asleep_first=True))
-        run_for(alps.host, 2000 * MS, alps)
-        reads = alps.core.reads
-        run_for(alps.host, 4000 * MS, alps)
-        assert alps.core.reads - reads <= 4000 * MS / max(100 * MS, 2 * MS * sleepers) * sleepers + sleepers
-
-    def test_an_idle_principal_that_wants_cpu_is_under_control_soon(self) -> None:
-        alps = make()
-        alps.add("sleeper", 1, Bursts(10**15, 3000 * MS, asleep_first=True))
-        alps.add("worker", 1)
-        run_for(alps.host, 3500 * MS, alps)
-        alps.mark()
-        run_for(alps.host, 1000 * MS, alps)
-        assert alps.used_ns()["sleeper"] == pytest.approx(500 * MS, rel=0.05)
-
-    def test_nobody_is_idle_while_anybody_works(self) -> None:
-        alps = make()
-        alps.add("worker", 1)
-        alps.add("sleeper", 1, Bursts(10**15, 1000 * MS, asleep_first=True))
-        run_for(alps.host, 2000 * MS, alps)
-        assert not any(decision.idle for _, decision in alps.core.decisions)

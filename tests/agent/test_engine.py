@@ -9,7 +9,7 @@ import pytest
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec, Reading
 from utilctl_agent.alps.paper import PaperScheduler
 from utilctl_agent.alps.turns import TurnScheduler
-from utilctl_agent.engine import QUIET_NS, Engine
+from utilctl_agent.engine import LOOK_NS, QUIET_NS, Engine
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, MechanismError
 from utilctl_agent.testing import Bursts, SimulatedGroup, SimulatedHost, Spin, run_engine
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -301,11 +301,28 @@ class TestQuiet:
     def test_on_a_quiet_host_an_idle_engine_reads_nobody(
         self, idle: Engine, host: SimulatedHost, pressure: FakePressure
     ) -> None:
-        wakeups = idle.wakeups
-        for _ in range(10):
-            assert idle.step(host.now_ns()).next_wake_ns == host.now_ns() + QUIET_NS
+        idle.step(host.now_ns() + LOOK_NS)  # the look that is due in any case
+        host.advance_to(host.now_ns() + LOOK_NS)
+        wakeups, end_ns = idle.wakeups, host.now_ns() + LOOK_NS
+        while host.now_ns() + QUIET_NS < end_ns:
             host.advance_to(host.now_ns() + QUIET_NS)
+            assert idle.step(host.now_ns()).next_wake_ns == host.now_ns() + QUIET_NS
         assert idle.wakeups == wakeups
+
+    def test_a_group_that_ends_on_a_quiet_host_is_found_gone_all_the_same(
+        self, idle: Engine, host: SimulatedHost
+    ) -> None:
+        group = idle.group("p")
+        assert isinstance(group, SimulatedGroup)
+        group.end()
+        gone: tuple[str, ...] = ()
+        end_ns = host.now_ns() + LOOK_NS + QUIET_NS
+        while not gone:
+            assert host.now_ns() <= end_ns
+            step = idle.step(host.now_ns())
+            gone = step.gone
+            host.advance_to(step.next_wake_ns)
+        assert gone == ("p",)
 
     def test_it_looks_at_everybody_as_soon_as_anybody_waits(
         self, idle: Engine, host: SimulatedHost, pressure: FakePressure

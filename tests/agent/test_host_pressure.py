@@ -25,7 +25,7 @@ def told(tmp_path: Path) -> Path:
 
 def test_a_host_is_contended_when_somebody_waited_for_more_than_a_twentieth_of_the_time(told: Path) -> None:
     pressure = HostPressure(str(told))
-    pressure.contended(0)
+    assert pressure.contended(0), "nothing is known yet"
     told.write_text(WAITED.format(7_000_000 + 50_000))
     assert not pressure.contended(NS_PER_S)
     told.write_text(WAITED.format(7_000_000 + 50_000 + 50_001))
@@ -37,8 +37,8 @@ def test_a_host_is_contended_when_somebody_waited_for_more_than_a_twentieth_of_t
 
 def test_without_the_kernels_account_every_host_counts_as_contended(tmp_path: Path) -> None:
     pressure = HostPressure(str(tmp_path / "none"))
-    assert not pressure.available
     assert pressure.contended(NS_PER_S)
+    assert pressure.contended(2 * NS_PER_S)
 
 
 @pytest.mark.kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import grpc
 import pytest
@@ -55,6 +56,36 @@ def test_a_lease_is_renewed_under_the_same_generation(controller: RunningControl
         agent.reporting_until({"svc=web": 1.0}, lambda: len(agent.sets) >= 4, "renewals")
         assert agent.sets[-1].generation == agent.sets[-2].generation
         assert agent.sets[-1] == agent.sets[-2], "a renewal repeats everything, the trace context included"
+
+
+def test_a_host_that_only_says_that_nothing_has_changed_keeps_its_lease(controller: RunningController) -> None:
+    controller.set_share("svc=web", 1)
+    with controller.agent("host-a") as agent:
+        agent.reporting_until({"svc=web": 1.0}, lambda: bool(agent.sets), "a set")
+        count = len(agent.sets)
+
+        def renewed() -> bool:
+            agent.say_unchanged()
+            return len(agent.sets) >= count + 6
+
+        eventually(renewed, "renewals")
+        assert not agent.ended.is_set()
+
+
+def test_nothing_has_changed_since_a_report_that_was_not_the_last_one_counts_for_nothing(
+    controller: RunningController,
+) -> None:
+    controller.set_share("svc=web", 1)
+    with controller.agent("host-a") as agent:
+        agent.reporting_until({"svc=web": 1.0}, lambda: bool(agent.sets), "a set")
+
+        def silent() -> bool:
+            agent.say_unchanged(sequence=1_000_000)
+            count = len(agent.sets)
+            time.sleep(0.5)
+            return len(agent.sets) == count
+
+        eventually(silent, "the renewals end")
 
 
 def test_a_second_agent_of_the_same_name_is_refused_and_the_first_goes_on(

@@ -167,9 +167,15 @@ class FakeAgent:
         hello: agent_pb2.Hello | None = None,
         report: agent_pb2.Report | None = None,
         applied: agent_pb2.Applied | None = None,
+        unchanged: agent_pb2.Unchanged | None = None,
     ) -> None:
         """Send one message; with no argument an empty one."""
-        self._requests.put(agent_pb2.ConnectRequest(hello=hello, report=report, applied=applied))
+        message = agent_pb2.ConnectRequest(hello=hello, report=report, applied=applied, unchanged=unchanged)
+        self._requests.put(message)
+
+    def say_unchanged(self, sequence: int | None = None) -> None:
+        """Say that nothing has changed since the last report, or since that of ``sequence``."""
+        self.send(unchanged=agent_pb2.Unchanged(sequence=self._sequence if sequence is None else sequence))
 
     def report(self, demand: Mapping[str, float], *, cores: float = 1.0, sequence: int | None = None) -> None:
         """Report that each SEE named has a process and wants, and uses, so much."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from utilctl_agent.alps.model import CycleRecord, Decision, PrincipalSpec, Reading, Scheduler, Switch
+from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Scheduler, Switch
 from utilctl_agent.alps.pauses import PauseSettings
+from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.engine import Engine
 from utilctl_agent.testing import Bursts, CycleLog, SimulatedGroup, SimulatedHost, Spin
 from utilctl_common.quantities import NS_PER_MS
@@ -145,3 +146,19 @@ def run(core: Scheduler, shares: Mapping[str, float], duration_ns: int, *, cores
 
 
 MS = NS_PER_MS
+
+
+def make(
+    *, cores: int = 1, quantum_ms: int = 10, slice_ms: int = 3, latency_ns: int = 0, core: Scheduler | None = None
+) -> Alps:
+    """A host, and the default core on it unless another one is given."""
+    host = SimulatedHost(cores, slice_ns=slice_ms * MS)
+    default = TurnScheduler(CoreSettings(quantum_ns=quantum_ms * MS, cores=cores))
+    return Alps(core or default, host, latency_ns=latency_ns)
+
+
+def spinners(alps: Alps, shares: list[int]) -> Alps:
+    """One principal that spins for each share."""
+    for number, share in enumerate(shares):
+        alps.add(f"p{number}", share)
+    return alps

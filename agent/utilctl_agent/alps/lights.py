@@ -7,7 +7,7 @@ use a small part of the time in between, and what it overruns is a debt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from utilctl_agent.alps.feasible import usable_cores
@@ -47,3 +47,8 @@ def sleep_ns(lights: Iterable[Principal], settings: CoreSettings, *, contended: 
         return max(2 * settings.quantum_ns, OBSERVE_EACH_NS * len(active))
     soonest_ns = min(p.allowance_ns // usable_cores(p.spec, settings.cores) for p in active)
     return max(settings.quantum_ns // 4, OBSERVE_EACH_NS * len(active), soonest_ns)
+
+
+def idle(lights: Collection[Principal], everybody: int) -> bool:
+    """Whether none of ``everybody`` does anything: all are light and inactive."""
+    return len(lights) == everybody and not any(principal.active for principal in lights)

@@ -102,9 +102,7 @@ def plan_turns(
         left_ns -= used_ns
         if closes:
             left_ns = sum(allowance_ns[id(p)] for p in waiting)
-        if left_ns < together_from_ns:
-            asked = True
-        elif not asked or closes:
+        if left_ns >= together_from_ns and (closes or not asked):
             asked = True
             if together((p, allowance_ns[id(p)]) for p in waiting):
                 break

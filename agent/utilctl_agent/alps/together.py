@@ -27,8 +27,6 @@ FULL: Final = 0.9
 """Part of the core that members use at least if they are hungry."""
 OVERRUN_NS: Final = 2 * NS_PER_MS
 """What a member may use beyond its part because others were done earlier than foreseen. Within the reserve."""
-JOIN: Final = 1.1
-"""Whoever joins is to be done when the last of the others has moved on this many times as far as it still has to."""
 MANY: Final = 64
 """Fewer with very different amounts are better served by exact turns: as many wake-ups, and cheaper ones."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
@@ -97,15 +95,17 @@ class SharedTurn:
         self._threads = self._pace()
 
     def joins(self, candidates: Iterable[Principal], *, cycle_ns: int, round_ns: int) -> list[Principal]:
-        """Of those who came after the turn began the ones that may still join it, because they will not be the last by
-        far: outside they would have to wait for its end. Their ``turn_floor_ns`` is set; they must become members."""
-        longest_ns = JOIN * max(p.finish_ns - self._progress_ns for p in self._members.values())
+        """Of those who came after the turn began the ones that still join it: outside they would have to wait for its
+        end. They may use no more than lets them be done with the last of the others. Their ``turn_floor_ns`` is set;
+        they must become members."""
+        longest_ns = max(p.finish_ns - self._progress_ns for p in self._members.values())
         joining: list[Principal] = []
         for principal in candidates:
             if principal.spec.name in self._had_part:
                 continue
             amount_ns = principal.allowance_ns - round(min(1.0, round_ns / cycle_ns) * principal.allotment_ns)
-            if amount_ns >= LEAST_NS and amount_ns <= longest_ns * principal.spec.parallelism:
+            amount_ns = min(amount_ns, longest_ns * principal.spec.parallelism)
+            if amount_ns >= LEAST_NS:
                 principal.turn_floor_ns = principal.allowance_ns - amount_ns
                 self._had_part.add(principal.spec.name)
                 joining.append(principal)

@@ -172,7 +172,7 @@ class TurnScheduler:
             plan = tuple(planned.turn for planned in self._plan)
             self._settles = next(iter(self._unsettled.names.values()), None)
             return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lags)
-        idle = sleep_ns >= self._settings.idle_sleep_ns and not (self._turn or self._caps)
+        idle = not self._caps and lights.idle(self._lights.values(), len(self._principals))
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed, idle=idle)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:

@@ -27,7 +27,7 @@ class Alarm:
             fd if fd is not None else int(self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC | _TFD_NONBLOCK))
         )
         if self._fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create")
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "timerfd_create")
 
     def fileno(self) -> int:
         """The timer's descriptor."""

@@ -15,32 +15,29 @@ QUIET: Final = 0.05
 
 
 class HostPressure:
-    """Implements host.port.Pressure. Not available (``available`` is False) where the kernel keeps no PSI."""
+    """Implements host.port.Pressure. Where the kernel keeps no PSI, nothing is known, so every host is contended."""
 
     def __init__(self, path: str = "/proc/pressure/cpu") -> None:
         self._fd = -1
         self._waited_ns = 0
-        self._read_ns = 0
+        self._read_ns: int | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._waited_ns = self._total_ns()
+            self._total_ns()
         except (OSError, ValueError):  # a kernel without PSI, or one booted with psi=0
             self.close()
-
-    @property
-    def available(self) -> bool:
-        """Whether there is anything to read."""
-        return self._fd >= 0
 
     def contended(self, now_ns: int) -> bool:
         """See host.port.Pressure."""
         if self._fd < 0:
             return True
-        waited_ns = self._total_ns()
-        elapsed_ns = now_ns - self._read_ns
-        quiet = waited_ns - self._waited_ns <= QUIET * elapsed_ns
-        self._waited_ns, self._read_ns = waited_ns, now_ns
-        return not quiet
+        try:
+            waited_ns = self._total_ns()
+        except OSError:
+            return True
+        last_ns, last_waited_ns = self._read_ns, self._waited_ns
+        self._read_ns, self._waited_ns = now_ns, waited_ns
+        return last_ns is None or waited_ns - last_waited_ns > QUIET * (now_ns - last_ns)
 
     def _total_ns(self) -> int:
         content = os.pread(self._fd, 128, 0)  # "some avg10=N avg60=N avg300=N total=N\n..."

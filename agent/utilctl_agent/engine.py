@@ -159,6 +159,8 @@ class Engine:
         readings: dict[str, Reading] = {}
         groups = self._groups
         try:
+            for name in self._governor.ending(now_ns):
+                readings[name] = groups[name].read(observe=False)
             for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
         except GroupGoneError:

@@ -11,7 +11,8 @@ from utilctl_agent.alps.allotment import rms_relative_error
 from utilctl_agent.alps.model import CoreSettings, Decision, PrincipalSpec, Reading, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.alps.principal import Principal
-from utilctl_agent.alps.together import LEAST_NS, ROUND_NS, amounts_together
+from utilctl_agent.alps.rounds import ROUND_NS
+from utilctl_agent.alps.together import LEAST_NS, amounts_together
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.testing import Bursts, SimulatedHost, Spin
 

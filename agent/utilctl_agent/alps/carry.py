@@ -36,6 +36,8 @@ def carry_over(principal: Principal, now_ns: int, *, cores: int, least_ns: int) 
         principal.ineligible_since_ns = now_ns
     left_ns = principal.left_ns
     kept_from_all = principal.hungry and (cores == 1 or fills(principal, cores))
+    if not principal.active:
+        principal.credit_ns = 0  # since it was last observed it wanted nothing
     left_ns = max(least_ns, min(left_ns, left_ns if kept_from_all else principal.credit_ns))
     principal.allowance_ns = left_ns + principal.pending_ns
     principal.credit_ns = max(0, left_ns)

@@ -12,7 +12,7 @@ from typing import Final
 
 from utilctl_agent.alps.feasible import usable_cores
 from utilctl_agent.alps.model import CoreSettings, Reading
-from utilctl_agent.alps.principal import Principal, observe
+from utilctl_agent.alps.principal import Principal, Use, observe
 from utilctl_common.quantities import NS_PER_MS, NS_PER_US
 
 GLANCE_EACH_NS: Final = 2 * NS_PER_MS
@@ -28,11 +28,10 @@ def glance_period_ns(count: int, settings: CoreSettings) -> int:
     return max(settings.idle_sleep_ns, GLANCE_EACH_NS * count)
 
 
-def glanced(principal: Principal, settings: CoreSettings, *, everybody_used_ns: int, cycle_ns: int) -> None:
+def glanced(principal: Principal, settings: CoreSettings, use: Use) -> None:
     """Conclude from a reading of an idle principal that it was blocked but for what it used, and whether it stirs."""
     stirs = principal.observed_used_ns > STIRS * principal.observed_ns
-    nothing_known = Reading(principal.last_cpu_ns, None, blocked=True)
-    observe(principal, nothing_known, settings, everybody_used_ns=everybody_used_ns, cycle_ns=cycle_ns)
+    observe(principal, Reading(principal.last_cpu_ns, None, blocked=True), settings, use)
     if stirs:
         principal.active = True
         principal.observe_at_ns = 0

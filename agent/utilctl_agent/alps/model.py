@@ -175,5 +175,8 @@ class Scheduler(Protocol):
         ...
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
-        """Account for the readings and decide. A principal missing from them is taken as not measured."""
+        """Account for the readings and decide. A principal missing from them is taken as not measured.
+
+        Readings of others than those who are due may be among them: of an ineligible one that was let go for a breath.
+        """
         ...

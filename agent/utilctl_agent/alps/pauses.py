@@ -72,6 +72,15 @@ class PauseGovernor:
         """Begin and end the breaths that are due."""
         return self._breathe(now_ns, [], [])
 
+    def ending(self, now_ns: int) -> list[str]:
+        """Whose breath is over: what they used in it can be read now, before they are paused again."""
+        ended: list[str] = []
+        for name, until_ns in self._breath_until_ns.items():
+            if now_ns < until_ns:
+                break
+            ended.append(name)
+        return ended
+
     def reach_ns(self, plan: Sequence[Turn]) -> int | None:
         """How far ``plan`` may be carried out before a breath is due; None: to its end."""
         if self._breath_until_ns:

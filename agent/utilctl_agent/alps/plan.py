@@ -8,7 +8,7 @@ decides, most of all because the interpreter's code for deciding has left the ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from utilctl_agent.alps.model import Turn
@@ -21,16 +21,19 @@ cycles only reported, when the plan is over."""
 MOST_TURNS: Final = 100
 """Turns in a plan. Arbitrary: planning one costs some 10 us, and when the plan is off, the rest is planned in vain."""
 FULL_USE: Final = 0.9
-"""Part of a turn that must have been used for the plan to go on; as much beyond it is too much."""
+"""Part of a turn that must have been used for the plan to go on; as much beyond it is too much. What was missed in
+earlier turns counts as well: a plan must not carry small misses on for long."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTurn:
-    """A turn of the plan. floor_ns: allowance at its end. closes: a cycle ends where it begins."""
+    """A turn of the plan. floor_ns: allowance at its end. turns: of it in its cycle, with this one. closes: a cycle
+    ends where it begins."""
 
     turn: Turn
     principal: Principal
     floor_ns: int
+    turns: int
     closes: bool
 
 
@@ -47,7 +50,8 @@ def plan_turns(
     horizon_ns: int,
     closings_left: int | None,
     longest_ns: int,
-    floor_ns: Callable[[Principal, int], int],
+    floor_ns: Callable[[int, int], int],
+    round_now: int,
     threshold_ns: Callable[[Principal], int],
     together_from_ns: int,
     together: Callable[[Iterable[tuple[Principal, int]]], Mapping[str, int]],
@@ -55,18 +59,20 @@ def plan_turns(
     """The turn of ``current`` (until its ``due_ns``) and those that follow it, in order; empty if none can follow.
 
     queue: who comes after it in this cycle. everybody: the order of turns in the next cycles. lead_ns: time that a
-    turn takes beyond its allowance. slack_ns: how much less than expected may have been used of a turn. aim_ns: how
+    turn takes beyond its allowance. slack_ns: how much more or less than expected may have been used. aim_ns: how
     much later the last one is to end. longest_ns: a turn longer than this is divided.
     closings_left: how many more cycles are wanted; a decision closes the last (None: no end).
-    floor_ns(principal, allowance): where a turn that begins with this allowance ends.
+    floor_ns(allowance, turns): where a turn that begins with this allowance, after that many in the cycle, ends.
+    round_now: most turns that anybody has begun in this cycle; who has had fewer has missed them.
     threshold_ns(principal): allowance below which there is no turn. together(candidates with allowances), asked once a
     cycle if ``together_from_ns`` are left of it: who shares a turn with others, which ends the plan.
     """
     allowance_ns = {id(p): p.left_ns for p in everybody}
     waiting = list(queue)
+    turns = {id(p): max(p.turns, round_now - 1) for p in everybody}
+    turns[id(current)] = current.turns
     left_ns = current.left_ns + sum(p.left_ns for p in waiting)
-    least_ns: dict[int, int] = {}
-    most_ns: dict[int, int] = {}
+    expected_ns = {id(p): p.last_cpu_ns + p.pending_ns for p in everybody}  # consumption, as the plan goes on
     plan: list[PlannedTurn] = []
     asked = False
     principal, floor, begin_ns, until_ns, closes = current, current.turn_floor_ns, now_ns, current.due_ns, False
@@ -76,12 +82,11 @@ def plan_turns(
         pieces = max(1, -(-(until_ns - begin_ns) // longest_ns))
         for piece in range(1, pieces + 1):
             end_ns = begin_ns + (until_ns - begin_ns) * piece // pieces
-            seen_ns = least_ns.get(key, principal.last_cpu_ns + principal.pending_ns)
-            least_ns[key] = seen_ns + int(FULL_USE * used_ns / pieces) - slack_ns
-            seen_ns = most_ns.get(key, principal.last_cpu_ns + principal.pending_ns)
-            most_ns[key] = seen_ns + int((2 - FULL_USE) * used_ns / pieces) + slack_ns
-            turn = Turn(principal.spec.name, end_ns, least_ns[key], most_ns[key])
-            plan.append(PlannedTurn(turn, principal, floor, closes))
+            piece_ns = used_ns // pieces
+            expected_ns[key] += piece_ns
+            tolerance_ns = round((1 - FULL_USE) * piece_ns) + slack_ns
+            turn = Turn(principal.spec.name, end_ns, expected_ns[key] - tolerance_ns, expected_ns[key] + tolerance_ns)
+            plan.append(PlannedTurn(turn, principal, floor, turns[key], closes))
             closes = False
         allowance_ns[key] -= used_ns
         if until_ns - now_ns >= horizon_ns or len(plan) >= MOST_TURNS:
@@ -96,6 +101,7 @@ def plan_turns(
                     break
             for other in everybody:
                 allowance_ns[id(other)] += other.allotment_ns
+                turns[id(other)] = 0
             waiting = [p for p in everybody if allowance_ns[id(p)] > threshold_ns(p)]
             if not waiting:
                 break
@@ -107,7 +113,8 @@ def plan_turns(
             if together((p, allowance_ns[id(p)]) for p in waiting):
                 break
         principal = waiting.pop(0)
-        floor = floor_ns(principal, allowance_ns[id(principal)])
+        floor = floor_ns(allowance_ns[id(principal)], turns[id(principal)])
+        turns[id(principal)] += 1
         if principal is plan[-1].principal:
             break
         begin_ns = until_ns
@@ -116,5 +123,5 @@ def plan_turns(
         return []
     last = plan[-1]
     last_turn = last.turn._replace(until_ns=last.turn.until_ns + aim_ns)
-    plan[-1] = PlannedTurn(last_turn, last.principal, last.floor_ns, last.closes)
+    plan[-1] = replace(last, turn=last_turn)
     return plan

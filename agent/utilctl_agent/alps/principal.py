@@ -8,7 +8,7 @@ it was blocked, what it forfeits (paper, section 2.4).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from utilctl_agent.alps.feasible import most_cores
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec, Reading
@@ -60,6 +60,7 @@ class Principal:
     allotment_ns: int = 0
     allowance_ns: int = 0
     turn_floor_ns: int = 0  # allowance at which this turn ends: 0, or more if the cycle is long
+    turns: int = 0  # that it has begun in this cycle
     together: bool = False  # it shares its turn with others,
     finish_ns: int = 0  # and is done when each of their threads has moved on this far
     turn_began_ns: int = 0
@@ -84,6 +85,14 @@ class Principal:
         return self.allowance_ns - self.pending_ns
 
 
+class Use(NamedTuple):
+    """Consumption of all principals so far, and in this cycle, and what is allotted to all in a cycle."""
+
+    total_ns: int
+    cycle_used_ns: int
+    cycle_ns: int
+
+
 def _waited_ns(principal: Principal, reading: Reading) -> int:
     longest_ns = max(0, principal.observed_ns - principal.observed_used_ns)
     if reading.wait_ns is not None and principal.last_wait_ns is not None:
@@ -92,13 +101,8 @@ def _waited_ns(principal: Principal, reading: Reading) -> int:
     return 0 if reading.blocked else longest_ns
 
 
-def observe(
-    principal: Principal, reading: Reading, settings: CoreSettings, *, everybody_used_ns: int, cycle_ns: int
-) -> bool:
-    """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits. True if it changed sides.
-
-    everybody_used_ns: consumption of all principals so far. cycle_ns: CPU time allotted to all in a cycle.
-    """
+def observe(principal: Principal, reading: Reading, settings: CoreSettings, use: Use) -> bool:
+    """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits. True if it changed sides."""
     elapsed_ns = principal.observed_ns
     waited_ns = _waited_ns(principal, reading)
     principal.last_wait_ns = reading.wait_ns
@@ -126,7 +130,7 @@ def observe(
             # Bursts that fill an observation are no hunger; each time it deceives, it must prove itself longer.
             longest_ns = MAX_PROOF_QUANTA * settings.quantum_ns
             principal.proof_ns = min(longest_ns, max(settings.quantum_ns, 2 * principal.proof_ns))
-    total_ns = everybody_used_ns - principal.used_ns
+    total_ns = use.total_ns - principal.used_ns
     others_ns = principal.observed_others_ns + total_ns - principal.others_mark_ns
     # Where readings lag, part of what was used is not seen yet: matters for short observations only.
     unseen_ns = settings.reading_error_ns * settings.cores
@@ -141,7 +145,9 @@ def observe(
     principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
     if not principal.hungry and principal.allowance_ns > 0:
         # 2.4, made continuous: blocked, it gives up its allotment at the pace at which the others use theirs.
-        pace = others_ns / max(1, cycle_ns - principal.allotment_ns)
+        # What they used before this cycle began took nothing from what it was allotted since.
+        in_cycle_ns = min(others_ns, use.cycle_used_ns - principal.used_ns + principal.cycle_start_used_ns)
+        pace = in_cycle_ns / max(1, use.cycle_ns - principal.allotment_ns)
         forfeit_ns = round(principal.allotment_ns * blocked_ns / elapsed_ns * max(0.0, pace))
         principal.allowance_ns = max(0, principal.allowance_ns - forfeit_ns)
     principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0

@@ -15,8 +15,6 @@ from typing import Final
 from utilctl_agent.alps.principal import LOOK_NS, TRUSTED, Principal
 from utilctl_common.quantities import NS_PER_MS
 
-ROUND_NS: Final = 880_000_000
-"""Time in which everybody has had a turn, if all cores are theirs. Below the longest pause, with room for others."""
 TOGETHER_FROM: Final = 1.2
 """Rounds that must be left of a cycle before its end is anything but exact turns."""
 LEAST_NS: Final = 12 * NS_PER_MS
@@ -41,10 +39,15 @@ def amounts_together(candidates: Iterable[tuple[Principal, int]], *, cycle_ns: i
     """
     reserve = min(1.0, round_ns / cycle_ns)
     fits: list[tuple[float, int, Principal]] = []  # time for it alone, were it one thread; amount; who
+    left_out = 0
     for principal, allowance_ns in candidates:
         amount_ns = allowance_ns - round(reserve * principal.allotment_ns)
         if amount_ns >= LEAST_NS:
             fits.append((amount_ns / principal.spec.parallelism, amount_ns, principal))
+        else:
+            left_out += 1
+    if left_out and len(fits) < MANY:
+        return {}  # they would have to wait for the end of it
     fits.sort(key=lambda entry: entry[0])
     for first in range(len(fits) - 1):
         members = fits[first:]

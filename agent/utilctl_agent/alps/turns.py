@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from utilctl_agent.alps import lead, lights, together
+from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.caps import bucket_ns, cap_due_ns, cap_of
 from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_until_ready, fills, threshold_ns
@@ -33,6 +34,7 @@ from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
+from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
 from utilctl_agent.alps.together import SharedTurn
 from utilctl_agent.alps.unsettled import Unsettled
 
@@ -53,12 +55,12 @@ class TurnScheduler:
         self._spent, self._shut = self._at["spent"], self._at["shut"]
         self._caps: list[Principal] = []
         self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
-        self._total_ns = 0  # consumption of all, ever
-        self._cycles = 0
+        self._accounts = Accounts()
         self._shared = SharedTurn(settings.max_sleep_ns)
-        self._cycle_ns = 0  # CPU time allotted to all in a cycle
+        self._rounds = 1
+        self._round = 0  # most turns that anybody has begun in this cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
-        self._scan_ns = 0  # when to look at idle principals again
+        self._scan_ns = self._scanned_ns = 0  # when to look at idle principals again, and when that was done last
         self._caps_filled_ns: int | None = None
         self._lead = Lead(lead.MOST_NS * settings.cores)
         self._unseen_ns = self._lead.most_ns + settings.cores * settings.reading_error_ns
@@ -74,7 +76,9 @@ class TurnScheduler:
         most = most_cores(spec, self._settings.cores)
         known = self._principals.get(spec.name)
         if known is None:
-            known = Principal(spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._total_ns)
+            known = Principal(
+                spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._accounts.total_ns
+            )
             self._principals[spec.name] = known
             self._lights[spec.name] = known
         else:
@@ -95,7 +99,7 @@ class TurnScheduler:
         if gone in self._caps:
             self._caps.remove(gone)
         self._moved = [p for p in self._moved if p is not gone]
-        self._total_ns -= gone.used_ns
+        self._accounts.forget(gone)
         self._reallot()
 
     def _reallot(self) -> None:
@@ -107,7 +111,8 @@ class TurnScheduler:
                 self._move(principal, "queue")
             elif principal.role == "shut" and principal.allowance_ns > DONE_NS:
                 self._move(principal, "light")
-        self._cycle_ns = sum(allotted.values())
+        self._accounts.allotted_ns = sum(allotted.values())
+        self._rounds = rounds_in(self._accounts.allotted_ns, self._cores)
 
     # -- roles --------------------------------------------------------------------------------------------------
 
@@ -151,6 +156,7 @@ class TurnScheduler:
         """See model.Scheduler."""
         self._account(now_ns, readings)
         if now_ns >= self._scan_ns:
+            self._scanned_ns = now_ns
             self._scan_ns = now_ns + lights.glance_period_ns(len(self._lights), self._settings)
         if self._caps:
             self._fill_caps(now_ns)
@@ -176,7 +182,7 @@ class TurnScheduler:
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed, idle=idle)
 
     def _switch(self, principal: Principal, may_run: bool, now_ns: int) -> None:
-        others_ns = self._total_ns - principal.used_ns
+        others_ns = self._accounts.total_ns - principal.used_ns
         if may_run:
             principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
             principal.last_ns = principal.turn_began_ns = now_ns
@@ -188,6 +194,10 @@ class TurnScheduler:
             principal.observed_others_ns += others_ns - principal.others_mark_ns
         principal.others_mark_ns = others_ns
         principal.eligible = may_run
+
+    def _glance_early(self) -> None:
+        """Somebody else seems to run in a turn that is not used: one of the idle ones may have begun to work."""
+        self._scan_ns = min(self._scan_ns, self._scanned_ns + lights.GLANCE_EACH_NS * len(self._lights))
 
     # -- plans --------------------------------------------------------------------------------------------------
 
@@ -218,11 +228,12 @@ class TurnScheduler:
             horizon_ns=min(HORIZON_NS, lights.glance_period_ns(len(self._lights), settings))
             if self._lights
             else HORIZON_NS,
-            closings_left=None if settings.cycles is None else settings.cycles - self._cycles,
+            closings_left=None if settings.cycles is None else settings.cycles - self._accounts.cycles,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
-            floor_ns=self._floor_ns,
+            floor_ns=lambda allowance_ns, turns: floor_ns(allowance_ns, turns, self._rounds),
+            round_now=self._round,
             threshold_ns=threshold_ns,
-            together_from_ns=round(together.TOGETHER_FROM * together.ROUND_NS),
+            together_from_ns=round(together.TOGETHER_FROM * ROUND_NS),
             together=self._amounts_together,
         )
 
@@ -241,7 +252,7 @@ class TurnScheduler:
                 principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
             else:
                 elapsed_ns = now_ns - principal.last_ns
-                used_ns = self._charge(principal, now_ns, switch.cpu_ns)
+                used_ns = self._accounts.charge(principal, now_ns, switch.cpu_ns)
                 self._prove(principal, elapsed_ns, used_ns, planned=ended is not self._plan[0])
             if successor is principal:
                 continue
@@ -249,6 +260,8 @@ class TurnScheduler:
             records = self._close(now_ns) if begun.closes else ()
             self._move(successor, "turn")
             successor.turn_floor_ns = begun.floor_ns
+            successor.turns = begun.turns
+            self._round = max(self._round, begun.turns)
             successor.due_ns = begun.turn.until_ns
             self._switch(principal, False, now_ns)
             self._switch(successor, True, now_ns)
@@ -257,6 +270,7 @@ class TurnScheduler:
         self._moved.clear()
         self._plan = []
         if failed and not self._lags:
+            self._glance_early()
             for principal in self._turn.values():
                 principal.observe_at_ns = 0
         return tuple(closed)
@@ -274,7 +288,7 @@ class TurnScheduler:
         """Account for all that ``principal`` has used in the turn that ended some time ago."""
         if principal.spec.name not in self._unsettled.names:
             return
-        used_ns = self._charge(principal, principal.ineligible_since_ns, cpu_ns)
+        used_ns = self._accounts.charge(principal, principal.ineligible_since_ns, cpu_ns)
         principal.pending_ns = 0
         turn_ns = principal.ineligible_since_ns - principal.turn_began_ns
         turn_used_ns = principal.used_ns - principal.turn_used_ns
@@ -307,52 +321,46 @@ class TurnScheduler:
             if name in self._unsettled.names:
                 self._settle(principal, cpu_ns)
                 continue
+            if not principal.eligible:
+                self._charge_breath(principal, cpu_ns)
+                continue
             elapsed_ns = now_ns - principal.last_ns
-            used_ns = self._charge(principal, now_ns, cpu_ns)
+            used_ns = self._accounts.charge(principal, now_ns, cpu_ns)
             if principal.together:
                 shared.append((principal, used_ns))
             elif principal.role == "turn":
                 if used_ns + self._unseen_ns < IDLING * principal.rate_cores * elapsed_ns:
                     principal.observe_at_ns = 0
+                    self._glance_early()
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._lead.most_ns:
                     self._lead.learn(elapsed_ns - used_ns, planned=False)
                     if principal.hungry and not principal.proof_ns and elapsed_ns >= MIN_TURN_NS and not self._lags:
                         principal.streak = TRUSTED  # a turn used to its end says more than any observation
             elif principal.role == "light" and not principal.active and principal.observed_ns >= half_quantum_ns:
-                lights.glanced(principal, self._settings, everybody_used_ns=self._total_ns, cycle_ns=self._cycle_ns)
+                lights.glanced(principal, self._settings, self._accounts.use())
                 continue
             if (wait_ns is not None or blocked is not None) and principal.observed_ns >= half_quantum_ns:
                 concluded = [*(concluded or ()), (principal, reading)]
         if self._shared and self._shared.account(shared, now_ns) and concluded:
             concluded = [entry for entry in concluded if not entry[0].together]
         for principal, reading in concluded or ():
-            changed = observe(
-                principal, reading, self._settings, everybody_used_ns=self._total_ns, cycle_ns=self._cycle_ns
-            )
+            changed = observe(principal, reading, self._settings, self._accounts.use())
             if changed and principal.role != "capped":
                 self._classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
 
-    def _charge(self, principal: Principal, now_ns: int, cpu_ns: int) -> int:
-        """Account for what ``principal`` has consumed since it was last read; returns how much that is."""
-        used_ns = max(0, cpu_ns - principal.last_cpu_ns)
-        elapsed_ns = now_ns - principal.last_ns
-        principal.last_cpu_ns = cpu_ns
-        principal.last_ns = now_ns
-        principal.used_ns += used_ns
-        self._total_ns += used_ns
-        principal.allowance_ns -= used_ns
-        principal.cap_budget_ns -= used_ns
-        principal.observed_ns += elapsed_ns
-        principal.observed_used_ns += used_ns
-        return used_ns
+    def _charge_breath(self, principal: Principal, cpu_ns: int) -> None:
+        """Account for what an ineligible principal used in a breath: in this cycle, and no sign of how it behaves."""
+        self._accounts.take(principal, cpu_ns)
+        if principal.role == "queue" and principal.left_ns <= threshold_ns(principal):
+            self._move(principal, "spent")
 
     def _fill_caps(self, now_ns: int) -> None:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
         self._caps_filled_ns = now_ns
         for principal in self._caps:
-            most_ns = bucket_ns(principal, self._settings, self._cycle_ns)
+            most_ns = bucket_ns(principal, self._settings, self._accounts.allotted_ns)
             principal.cap_budget_ns = min(most_ns, principal.cap_budget_ns + round(cap_of(principal) * elapsed_ns))
             if principal.role != "capped" and principal.cap_budget_ns <= 0:
                 self._move(principal, "capped")
@@ -365,6 +373,10 @@ class TurnScheduler:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
         if self._shared:
             over = self._shared.over()
+            for principal in over:
+                used = turns_used(principal.left_ns, principal.allotment_ns, self._rounds)
+                principal.turns = max(principal.turns, used)
+                self._round = max(self._round, principal.turns)
         else:
             over = []
             for principal in self._turn.values():
@@ -396,7 +408,7 @@ class TurnScheduler:
         """Begin turns until the cores are full; returns the cores in use."""
         if self._shared and self._queue:
             waiting = self._queue.values()
-            for principal in self._shared.joins(waiting, cycle_ns=self._cycle_ns, round_ns=together.ROUND_NS):
+            for principal in self._shared.joins(waiting, cycle_ns=self._accounts.allotted_ns, round_ns=ROUND_NS):
                 self._move(principal, "turn")
         load = 0.0
         for principal in self._turn.values():
@@ -412,36 +424,34 @@ class TurnScheduler:
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
-            principal.turn_floor_ns = self._floor_ns(principal, principal.allowance_ns)
+            missed = max(principal.turns, self._round - 1)
+            principal.turn_floor_ns = floor_ns(principal.allowance_ns, missed, self._rounds)
+            principal.turns = missed + 1
+            self._round = max(self._round, principal.turns)
             load += principal.rate_cores
         return load
 
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
-        if self._cores > 1 or self._cycle_ns < 2 * together.ROUND_NS or self._caps:
+        if self._cores > 1 or self._accounts.allotted_ns < 2 * ROUND_NS or self._caps:
             return {}
         known = list(candidates)
-        if sum(allowance_ns for _, allowance_ns in known) < together.TOGETHER_FROM * together.ROUND_NS:
+        if sum(allowance_ns for _, allowance_ns in known) < together.TOGETHER_FROM * ROUND_NS:
             return {}  # what is left of this cycle is for exact turns
-        return together.amounts_together(known, cycle_ns=self._cycle_ns, round_ns=together.ROUND_NS)
-
-    def _floor_ns(self, principal: Principal, allowance_ns: int) -> int:
-        """The allowance at which a turn that begins with ``allowance_ns`` ends."""
-        rounds = -(-self._cycle_ns // (together.ROUND_NS * self._cores))
-        portion_ns = max(MIN_TURN_NS, principal.allotment_ns // max(1, rounds))
-        floor_ns = allowance_ns - portion_ns if rounds > 1 else 0
-        return floor_ns if floor_ns > portion_ns // 2 else 0  # a small rest is not worth a turn of its own
+        return together.amounts_together(known, cycle_ns=self._accounts.allotted_ns, round_ns=ROUND_NS)
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
         everybody = self._principals.values()
         # Where nobody was held back, what was used beyond the allotment did no harm and is no debt.
-        least_ns = -self._cycle_ns if self._held_back else 0
+        least_ns = -self._accounts.allotted_ns if self._held_back else 0
         for principal in everybody:
             carry_over(principal, now_ns, cores=self._cores, least_ns=least_ns)
         cycles = cycles_until_ready(everybody)
+        self._round = 0
         ready: list[Principal] = []
         for principal in everybody:
             principal.allowance_ns += cycles * principal.allotment_ns
+            principal.turns = 0
             role = principal.role
             if role == "spent" or role == "queue":
                 if principal.left_ns > threshold_ns(principal):
@@ -465,13 +475,8 @@ class TurnScheduler:
         return self._record(now_ns)
 
     def _record(self, now_ns: int) -> tuple[CycleRecord, ...]:
-        consumed: dict[str, int] = {}
-        for name, principal in self._principals.items():
-            consumed[name] = principal.used_ns - principal.cycle_start_used_ns
-            principal.cycle_start_used_ns = principal.used_ns
-        self._cycles += 1
         self._held_back = False
-        return (CycleRecord(self._cycles - 1, now_ns, consumed),)
+        return (self._accounts.close(self._principals, now_ns),)
 
     def _sleep_ns(self, now_ns: int) -> int:
         settings = self._settings
@@ -496,5 +501,5 @@ class TurnScheduler:
             if look_ns is not None and look_ns < sleep_ns:
                 sleep_ns = look_ns
         for principal in self._caps:
-            sleep_ns = min(sleep_ns, cap_due_ns(principal, settings, self._cycle_ns))
+            sleep_ns = min(sleep_ns, cap_due_ns(principal, settings, self._accounts.allotted_ns))
         return max(settings.min_gap_ns, sleep_ns)

@@ -1,4 +1,4 @@
-"""Long cycles have rounds, in each of which everybody has a turn; what is used beside turns counts where it was used."""
+"""Rounds of long cycles, in each of which everybody has a turn; and what is used beside turns."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
+from utilctl_agent.gang import Gang
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
@@ -34,9 +35,17 @@ LOOK_NS: Final = 1000 * NS_PER_MS
 """Longest time without a look, for groups that have ended; with many groups LOOK_EACH_NS for each."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
 
-_Points = tuple[Group, Group | None, Group | None, int, int, int]
+_Points = tuple[Group | Gang, Group | Gang | None, Group | Gang | None, int, int, int]
 """A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
 consumed by then at least and at most, and when the turn that begins ends."""
+
+
+def _told(now_ns: int, cpu_ns: int, read: Group | Gang | None) -> Switch:
+    """A switch as the core is told of it, with the oldest reading of each if several shared the turn."""
+    if not isinstance(read, Gang):
+        return Switch(now_ns, cpu_ns)
+    first_ns, *others_ns = read.taken.pop(0)
+    return Switch(now_ns, first_ns, tuple(others_ns))
 
 
 @dataclass(slots=True)
@@ -219,7 +228,15 @@ class Engine:
 
     def _lay_track(self, plan: tuple[Turn, ...], *, lags: bool, settles: str | None) -> None:
         """Prepare the switches of ``plan`` that come before a breath is due. settles: whose turn has just ended."""
-        groups = self._groups
+        gangs: dict[tuple[str, ...], Gang] = {}
+
+        def group_of(turn: Turn) -> Group | Gang:
+            if not turn.others:
+                return self._groups[turn.name]
+            if turn.names not in gangs:
+                gangs[turn.names] = Gang([self._groups[name] for name in turn.names])
+            return gangs[turn.names]
+
         breath_ns = self._governor.reach_ns(plan)
         track: list[_Points] = []
         before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
@@ -227,25 +244,26 @@ class Engine:
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
             read = before if lags else ending
-            group = groups[read.name] if read is not None else None
+            group = group_of(read) if read is not None else None
             least_ns, most_ns = (read.least_cpu_ns, read.most_cpu_ns) if read is not None else (0, 0)
-            track.append((groups[ending.name], groups[following.name], group, least_ns, most_ns, following.until_ns))
+            track.append((group_of(ending), group_of(following), group, least_ns, most_ns, following.until_ns))
             before = ending
         if not track:
             return
-        track.append((groups[plan[len(track)].name], None, None, 0, 0, 0))
+        track.append((group_of(plan[len(track)]), None, None, 0, 0, 0))
         self._plan, self._track, self._next, self._switch_ns = plan, track, track[0], plan[0].until_ns
 
     def _catch_up(self, *, failed: bool = False) -> None:
         """Tell core and governor of the switches that were carried out, and drop what is left of the plan."""
         if not self._plan:
             return
-        plan, switches = self._plan, [Switch(*switch) for switch in self._switches]
+        plan = self._plan
+        switches = [_told(*switch, points[2]) for switch, points in zip(self._switches, self._track, strict=False)]
         self._plan, self._switches, self._failed = (), [], False
         self._closed += self.scheduler.follow(switches, failed=failed)
         for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
             if ended.name != begun.name:
-                self._governor.switch(ended.name, begun.name, switch.now_ns)
+                self._governor.switch(ended.names, begun.names, switch.now_ns)
 
     def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
         """Read everybody who is due once more, and drop those whose group is gone; returns their names."""

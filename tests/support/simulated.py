@@ -37,7 +37,7 @@ class WatchedCore:
         closed = self.core.follow(switches, failed=failed)
         for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
             same = ended.name == begun.name
-            ineligible, eligible = ((), ()) if same else ((ended.name,), (begun.name,))
+            ineligible, eligible = ((), ()) if same else (ended.names, begun.names)
             self.decisions.append((switch.now_ns, Decision(ineligible, eligible, begun.until_ns)))
         return closed
 

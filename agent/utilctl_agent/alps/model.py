@@ -104,6 +104,8 @@ class CycleRecord:
 class Turn(NamedTuple):
     """A turn that is planned: only this principal of the hungry ones is eligible, until ``until_ns``.
 
+    others: those who share it; what is said of the consumption of one holds for all of them together.
+
     A long turn is planned in pieces, one after the other with the same name, to look whether it is used.
     least_cpu_ns: its cumulative consumption must have reached this by then, else it wants less than was thought, or
         somebody else runs, and the plan is off.
@@ -114,16 +116,24 @@ class Turn(NamedTuple):
     until_ns: int
     least_cpu_ns: int
     most_cpu_ns: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whose turn it is."""
+        return (self.name, *self.others)
 
 
 class Switch(NamedTuple):
     """A planned turn ended and the next one began: when, and the consumption of the one whose turn it was.
 
     Where readings lag (``Decision.lags``), the consumption of the one whose turn had ended one switch earlier.
+    others_cpu_ns: consumption of those who shared the turn, in their order.
     """
 
     now_ns: int
     cpu_ns: int
+    others_cpu_ns: tuple[int, ...] = ()
 
 
 class Decision(NamedTuple):

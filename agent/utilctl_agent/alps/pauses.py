@@ -7,7 +7,7 @@ breath is charged to it like everything else, so shares still come out right. Pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -92,16 +92,19 @@ class PauseGovernor:
             if due_ns < turn.until_ns:
                 return due_ns
             if at + 1 < len(plan) and plan[at + 1].name != turn.name:
-                since_ns.pop(plan[at + 1].name, None)
-                since_ns[turn.name] = turn.until_ns
+                for name in plan[at + 1].names:
+                    since_ns.pop(name, None)
+                since_ns.update(dict.fromkeys(turn.names, turn.until_ns))
         return None
 
-    def switch(self, paused: str, resumed: str, now_ns: int) -> None:
+    def switch(self, paused: Iterable[str], resumed: Iterable[str], now_ns: int) -> None:
         """A planned switch was carried out at ``now_ns``, before any breath was due."""
         self.now_ns = now_ns
-        if resumed in self._paused_since_ns:
-            self._end(resumed, now_ns)
-        self._paused_since_ns[paused] = now_ns
+        for name in resumed:
+            if name in self._paused_since_ns:
+                self._end(name, now_ns)
+        for name in paused:
+            self._paused_since_ns[name] = now_ns
         self._due_ns = None
 
     def forget(self, name: str, now_ns: int) -> bool:

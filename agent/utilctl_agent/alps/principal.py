@@ -85,6 +85,12 @@ class Principal:
         return self.allowance_ns - self.pending_ns
 
 
+def proven(principal: Principal) -> None:
+    """It used all that it could since it was last observed: that needs no observation."""
+    principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
+    principal.observe_at_ns = principal.last_ns + LOOK_NS
+
+
 class Use(NamedTuple):
     """Consumption of all principals so far, and in this cycle, and what is allotted to all in a cycle."""
 

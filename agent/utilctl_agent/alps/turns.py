@@ -32,8 +32,8 @@ from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_un
 from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
-from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, plan_turns
-from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe
+from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, Rules, plan_turns
+from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe, proven
 from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
 from utilctl_agent.alps.together import SharedTurn
 from utilctl_agent.alps.unsettled import Unsettled
@@ -216,25 +216,31 @@ class TurnScheduler:
             return []
         if any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):
             return []
-        return plan_turns(
-            current,
-            self._queue.values(),
-            everybody,
-            now_ns=now_ns,
+        horizon_ns = HORIZON_NS
+        if self._lights:
+            horizon_ns = min(HORIZON_NS, lights.glance_period_ns(len(self._lights), settings))
+        rules = Rules(
             cores=settings.cores,
             lead_ns=self._lead.planned_ns,
             slack_ns=self._lead.most_ns * settings.cores,
             aim_ns=lead.AIM_NS,
-            horizon_ns=min(HORIZON_NS, lights.glance_period_ns(len(self._lights), settings))
-            if self._lights
-            else HORIZON_NS,
-            closings_left=None if settings.cycles is None else settings.cycles - self._accounts.cycles,
+            horizon_ns=horizon_ns,
             longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
             floor_ns=lambda allowance_ns, turns: floor_ns(allowance_ns, turns, self._rounds),
-            round_now=self._round,
             threshold_ns=threshold_ns,
             together_from_ns=round(together.TOGETHER_FROM * ROUND_NS),
             together=self._amounts_together,
+            side_by_side=settings.cores == 1,
+        )
+        closings_left = None if settings.cycles is None else settings.cycles - self._accounts.cycles
+        return plan_turns(
+            current,
+            self._queue.values(),
+            everybody,
+            rules,
+            now_ns=now_ns,
+            round_now=self._round,
+            closings_left=closings_left,
         )
 
     def follow(self, switches: Sequence[Switch], *, failed: bool) -> tuple[CycleRecord, ...]:
@@ -242,29 +248,27 @@ class TurnScheduler:
         closed: list[CycleRecord] = []
         for switch, ended, begun in zip(switches, self._plan, self._plan[1:], strict=False):
             now_ns = switch.now_ns
-            principal, successor = ended.principal, begun.principal
             if self._lags:
-                if self._settles is not None:
-                    self._settle(self._settles, switch.cpu_ns)
-                    closed += self._unsettled.completed()
-                self._settles = principal
-                turn_ns = now_ns - principal.turn_began_ns - self._lead.planned_ns
-                principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
+                closed += self._settle_last(ended.places[0].principal, switch)
             else:
-                elapsed_ns = now_ns - principal.last_ns
-                used_ns = self._accounts.charge(principal, now_ns, switch.cpu_ns)
-                self._prove(principal, elapsed_ns, used_ns, planned=ended is not self._plan[0])
-            if successor is principal:
+                self._charge_turn(ended, switch)
+            if begun.places is ended.places:
                 continue
-            self._move(principal, "queue" if ended.floor_ns > 0 and principal.left_ns > DONE_NS else "spent")
+            for principal, floor, _ in ended.places:
+                self._move(principal, "queue" if floor > 0 and principal.left_ns > DONE_NS else "spent")
             records = self._close(now_ns) if begun.closes else ()
-            self._move(successor, "turn")
-            successor.turn_floor_ns = begun.floor_ns
-            successor.turns = begun.turns
-            self._round = max(self._round, begun.turns)
-            successor.due_ns = begun.turn.until_ns
-            self._switch(principal, False, now_ns)
-            self._switch(successor, True, now_ns)
+            for principal, floor, turns in begun.places:
+                self._move(principal, "turn")
+                principal.turn_floor_ns = floor
+                principal.turns = turns
+                principal.due_ns = begun.turn.until_ns
+                self._round = max(self._round, turns)
+            for place in ended.places:
+                self._switch(place.principal, False, now_ns)
+            for place in begun.places:
+                self._switch(place.principal, True, now_ns)
+            if len(begun.places) > 1:
+                self._shared.begin(self._turn, now_ns)
             closed += self._unsettled.complete(records)
             self._held_back = True
         self._moved.clear()
@@ -275,11 +279,31 @@ class TurnScheduler:
                 principal.observe_at_ns = 0
         return tuple(closed)
 
+    def _charge_turn(self, ended: PlannedTurn, switch: Switch) -> None:
+        used_ns = elapsed_ns = 0
+        for place, cpu_ns in zip(ended.places, (switch.cpu_ns, *switch.others_cpu_ns), strict=True):
+            elapsed_ns = switch.now_ns - place.principal.last_ns
+            used_ns = self._accounts.charge(place.principal, switch.now_ns, cpu_ns)
+            if len(ended.places) > 1:
+                proven(place.principal)
+        if len(ended.places) == 1:
+            self._prove(ended.places[0].principal, elapsed_ns, used_ns, planned=ended is not self._plan[0])
+
+    def _settle_last(self, principal: Principal, switch: Switch) -> list[CycleRecord]:
+        """At the end of the turn of ``principal``, account for the turn before it."""
+        closed: list[CycleRecord] = []
+        if self._settles is not None:
+            self._settle(self._settles, switch.cpu_ns)
+            closed += self._unsettled.completed()
+        self._settles = principal
+        turn_ns = switch.now_ns - principal.turn_began_ns - self._lead.planned_ns
+        principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
+        return closed
+
     def _prove(self, principal: Principal, elapsed_ns: int, used_ns: int, *, planned: bool) -> None:
         """A turn was used to the full: that needs no observation, and tells what the loop itself takes."""
         self._lead.learn(elapsed_ns - used_ns // self._cores, planned=planned)
-        principal.observed_ns = principal.observed_used_ns = principal.observed_others_ns = 0
-        principal.observe_at_ns = principal.last_ns + LOOK_NS
+        proven(principal)
         principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
 
     # -- readings that lag --------------------------------------------------------------------------------------

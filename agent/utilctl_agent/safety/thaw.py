@@ -22,6 +22,7 @@ STOP_GRACE_NS = 80_000_000
 """What a loop gets to resume everything by itself, once it was told to end, before others do it."""
 DEATH_GRACE_NS = 20_000_000
 """What a killed loop gets to be gone; one that waits for a disk takes longer."""
+LOOK_AGAIN_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,23 @@ def ends_within(process_fd: int, wait_ns: int) -> bool:
     return bool(ended.poll(wait_ns / 1e6))
 
 
-def hangs(journal: Journal, now_ns: int) -> bool:
-    """Whether a loop that has pauses in force has not been heard of for too long; one that never beat does not."""
-    heartbeat_ns = journal.heartbeat_ns()
-    return heartbeat_ns > 0 and now_ns - heartbeat_ns > HANG_NS and journal.any_in_force()
+def _left_alone(journal: Journal) -> bool:
+    """Whether its loop is dead or hangs with pauses in force, and its guard, which holds the lock, does nothing.
+
+    A guard that was stopped does not. Takes until the loop shows that it lives, HANG_NS at most.
+    """
+    heard_ns = journal.heartbeat_ns()
+    if not heard_ns:
+        return False
+    give_up_ns = time.monotonic_ns() + HANG_NS
+    while journal.any_in_force() and journal.heartbeat_ns() == heard_ns:
+        now_ns = time.monotonic_ns()
+        if now_ns - heard_ns > HANG_NS:
+            return True
+        if now_ns > give_up_ns:
+            return False
+        time.sleep(LOOK_AGAIN_S)
+    return False
 
 
 def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
@@ -118,7 +132,7 @@ def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
             result += Thawed(failures=(f"journal {path}/{name} cannot be read: {error}",))
             continue
         orphan = journal.lock()
-        if orphan or not only_orphans or hangs(journal, time.monotonic_ns()):
+        if orphan or not only_orphans or _left_alone(journal):
             outcome = thaw_journal(journal, weights=orphan)
             result += outcome
             journal.close(unlink=orphan and not outcome.failures)

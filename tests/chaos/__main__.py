@@ -1,8 +1,9 @@
 """``make chaos``: run many trials, say how each kind came out, keep the figures.
 
-usage: python -m chaos [--trials N] [--seed N] [--json FILE] [--table FILE]
+usage: python -m chaos [--trials N] [--peer-trials N] [--seed N] [--json FILE] [--page FILE]
 
-Exits with 1 if anything was left paused, or for longer than is promised.
+Exits with 1 if anything was left paused, or for longer than is promised. Beside it, cpulimit is killed as often as
+--peer-trials says.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 
-from chaos import report
+from chaos import peer, report
 from chaos.campaign import run
 from chaos.trials import Outcome
 from utilctl_common.quantities import NS_PER_MS
@@ -27,8 +29,10 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None, help="what is random is the same again for the same seed")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
-    parser.add_argument("--table", type=Path, help="where to keep the table")
+    parser.add_argument("--page", type=Path, help="a page whose table is brought up to date")
+    parser.add_argument("--peer-trials", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same clean way out as Ctrl-C
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     print(f"seed {seed}", flush=True)
     started = time.time()
@@ -52,16 +56,15 @@ def main() -> int:
         "left_at_the_end": result.left,
     }
     figures = report.summary(result.outcomes, about)
+    refusal = peer.refusal()
+    if options.peer_trials and refusal is None:
+        figures["peer"] = peer.run(options.peer_trials, seed)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    text = report.table(figures)
-    if options.table is not None:
-        options.table.write_text(text)
+    text = report.text(figures)
+    if options.page is not None:
+        report.update(options.page, text)
     print(text)
-    print(
-        f"{figures['trials']} trials in {figures['duration_s']} s, {figures['pauses_per_s_p50']:.0f} pauses/s: "
-        f"{figures['left_paused']} left paused, {figures['late']} over the bound"
-    )
     if result.left:
         print(f"LEFT AT THE END: {result.left}")
     return 1 if figures["late"] or result.left else 0

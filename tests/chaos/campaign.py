@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,9 +22,9 @@ from utilctl_agent.safety.thaw import default_run_dir, thaw_run_dir
 
 COUNTS: Final[Mapping[Kind, int]] = {"v2": 10, "v1": 6, "signal": 8}
 """Groups of each kind; a kind that is not possible here is made up for by signals."""
-BLOCK: Final = 30
+BLOCK: Final = 100
 """Trials on one rig before the other has its turn. Arbitrary: a change costs a second or two."""
-AGENT_PART: Final = 0.35
+AGENT_PART: Final = 0.3
 """Part of the trials that an agent gets: a start of it takes twice as long."""
 LIVES_S: Final = 3.0
 """Within this time everybody must have got CPU time again at the end: a cycle of a core without any agent is short."""
@@ -78,7 +78,7 @@ def run(
                     outcomes.append(campaign.trial(len(outcomes), decks[which].draw()))
                     on_outcome(outcomes[-1])
                 left += campaign.end()
-        left += _who_does_not_run(made)
+        left += who_does_not_run(made)
         return Result(outcomes, left, observer.longest_gap_ns)
 
 
@@ -100,11 +100,11 @@ def _blocks(trials: int, block: int) -> Iterator[tuple[int, int]]:
             trials -= count
 
 
-def _who_does_not_run(made: tuple[Target, ...]) -> list[str]:
+def who_does_not_run(made: Sequence[Target], within_s: float = LIVES_S) -> list[str]:
     """Whose first process gets no CPU time although it wants some: paused in a way that nobody would notice."""
     before = {target.name: cpu_ns(target) for target in made}
     waiting = list(made)
-    deadline = time.monotonic() + LIVES_S
+    deadline = time.monotonic() + within_s
     while waiting and time.monotonic() < deadline:
         time.sleep(0.05)
         waiting = [target for target in waiting if cpu_ns(target) == before[target.name]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from chaos.trials import BOUNDS_NS, Outcome
@@ -15,6 +16,8 @@ PROMISES: Final = {
     "goes on": "longest pause of an agent that goes on",
     "after the next start": "all resumed, from the next start or thaw",
 }
+BEGIN: Final = "<!-- chaos -->"
+END: Final = "<!-- end of chaos -->"
 COLUMNS: Final = (
     "measured",
     "fault",
@@ -77,9 +80,18 @@ def summary(outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    """For docs/safety.md."""
+def text(report: dict[str, Any]) -> str:
+    """For docs/safety.md: a sentence, the table, and the peer."""
+    minutes = report["duration_s"] / 60
+    total = (
+        f"_{report['trials']} trials in {minutes:.0f} minutes, seed {report['seed']}, "
+        f"{report['pauses_per_s_p50']:.0f} pauses a second just before the fault, {report['cpus']} CPUs, "
+        f"Linux {report['kernel']}: **{report['left_paused']} processes or cgroups left paused**, "
+        f"{report['late']} trials over the bound._"
+    )
     lines = [
+        total,
+        "",
         f"| {' | '.join(COLUMNS)} |",
         f"| {' | '.join('---' for _ in COLUMNS)} |",
     ]
@@ -96,4 +108,18 @@ def table(report: dict[str, Any]) -> str:
             f"{figures['bound_ms']:.0f}",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    if "peer" in report:
+        peer = report["peer"]
+        left = (
+            f"Beside it, {peer['program']}, limit {peer['limit_pct']} %, killed {peer['trials']} times at random "
+            f"instants: **{peer['left_stopped']} of {peer['targets']} processes left stopped** for good."
+        )
+        lines += ["", left]
     return "\n".join(lines) + "\n"
+
+
+def update(page: Path, generated: str) -> None:
+    """Put ``generated`` between the marks of ``page``."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{generated}\n{END}{after}")

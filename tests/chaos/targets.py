@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -101,7 +101,7 @@ def cpu_ns(target: Target) -> int:
     return time.clock_gettime_ns((~target.pids[0] << 3) | 2)
 
 
-def let_everybody_run(all_targets: tuple[Target, ...]) -> None:
+def let_everybody_run(all_targets: Sequence[Target]) -> None:
     """Undo by hand what a trial left behind, so that the next begins clean."""
     for target in all_targets:
         if target.kind == "v2":

@@ -224,7 +224,7 @@ class Campaign:
         rig = self.rig
         if left:
             rig.clear()
-            let_everybody_run(tuple(self.observer.targets))
+            let_everybody_run(self.observer.targets)
         elif remedy == "start":
             rig.bury()  # the one that was started is the next trial's
         elif fault.promise == "resumed" and rig.comes_back(fault):

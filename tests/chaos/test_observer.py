@@ -39,12 +39,13 @@ def test_a_pause_is_seen_and_never_taken_for_shorter_than_it_was(kind: Kind) -> 
         assert observer.paused() == []
         begin_ns = time.monotonic_ns()
         let_go = hold(held)
+        wait_until(lambda: bool(observer.paused()), "it is paused")
         assert [name.partition("/")[0] for name in observer.paused()] == [held.name]
         seen_ns = time.monotonic_ns()
         time.sleep(HELD_NS / 1e9)
         held_until_ns = time.monotonic_ns()
         let_go()
-        assert observer.paused() == []
+        wait_until(lambda: not observer.paused(), "it is resumed")
         (pause,) = observer.pauses(begin_ns)
         assert observer.names[pause.unit].startswith(held.name)
         assert pause.begin_ns <= seen_ns

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from chaos.faults import Fault, outside_faults, signal_faults
+from chaos.home import Home
 from chaos.observer import Observer
 from chaos.rigs import AgentRig, AlpsRig, Rig
 from chaos.targets import Kind, Target, cpu_ns, possible_kinds, targets
 from chaos.trials import Campaign, Outcome
 from support.etcd_server import EtcdServer, etcd_on_path
-from utilctl_agent.safety.thaw import default_run_dir, thaw_run_dir
 
 COUNTS: Final[Mapping[Kind, int]] = {"v2": 10, "v1": 6, "signal": 8}
 """Groups of each kind; a kind that is not possible here is made up for by signals."""
@@ -61,12 +61,11 @@ def run(
     outcomes: list[Outcome] = []
     left: list[str] = []
     with contextlib.ExitStack() as stack:
-        run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="utilctl-chaos-")))
+        home = Home(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="utilctl-chaos-"))))
         made = stack.enter_context(targets(_counts(scale), cpu))
         observer = stack.enter_context(Observer(made))
         etcd = stack.enter_context(EtcdServer()) if etcd_on_path() else None
-        stack.callback(_clean_journals, run_dir)
-        rigs: list[Rig] = [AlpsRig(made, cpu, run_dir), AgentRig(made, cpu, run_dir, etcd)]
+        rigs: list[Rig] = [AlpsRig(made, cpu, home), AgentRig(made, cpu, home, etcd)]
         decks = [
             _Deck(signal_faults(), rng),
             _Deck([*signal_faults(), *outside_faults(etcd=etcd is not None)], rng),
@@ -109,9 +108,3 @@ def who_does_not_run(made: Sequence[Target], within_s: float = LIVES_S) -> list[
         time.sleep(0.05)
         waiting = [target for target in waiting if cpu_ns(target) == before[target.name]]
     return [f"{target.name} (gets no CPU time)" for target in waiting]
-
-
-def _clean_journals(run_dir: Path) -> None:
-    """Remove what killed guards could not: their journals, in which nothing is in force any more."""
-    for folder in (default_run_dir(), f"{run_dir}/utilctl"):
-        thaw_run_dir(folder, only_orphans=True)

@@ -18,6 +18,7 @@ from typing import Final
 import grpc
 
 from chaos.faults import Fault, Outside, Role
+from chaos.home import Home
 from chaos.targets import Target
 from support.etcd_server import EtcdServer, free_port
 from support.processes import WAIT_S, wait_until
@@ -64,11 +65,10 @@ class Rig(abc.ABC):
     name: str
     companion: str
 
-    def __init__(self, targets: Sequence[Target], cpu: int, run_dir: Path) -> None:
-        """run_dir: where journals are kept, unless the user is root."""
+    def __init__(self, targets: Sequence[Target], cpu: int, home: Home) -> None:
         self.targets = targets
         self.cpu = cpu
-        self.environment = {**os.environ, "XDG_RUNTIME_DIR": str(run_dir)}
+        self.home = home
         self.parts: dict[Role, Part] = {}
         self.started_ns = 0
         self.restarts = 0
@@ -85,7 +85,7 @@ class Rig(abc.ABC):
 
     @abc.abstractmethod
     def argv(self) -> list[str]:
-        """The command line."""
+        """The module to be run, and its arguments."""
 
     @abc.abstractmethod
     def roles(self, pid: int) -> dict[Role, int]:
@@ -97,8 +97,8 @@ class Rig(abc.ABC):
         self.restarts = 0
         self.started_ns = time.monotonic_ns()
         self._process = subprocess.Popen(
-            self.argv(),
-            env=self.environment,
+            [*self.home.prefix, sys.executable, "-m", *self.argv()],
+            env=self.home.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -207,7 +207,7 @@ class AlpsRig(Rig):
             else:
                 listed += ["--pids", f"1:{','.join(map(str, target.pids))}"]
         options = ["--mode", "freezer", "--quantum", QUANTUM, "--cpus", str(self.cpu), "--duration", "86400s"]
-        return [sys.executable, "-m", "utilctl_cli.main", "alps", *listed, *options]
+        return ["utilctl_cli.main", "alps", *listed, *options]
 
     def roles(self, pid: int) -> dict[Role, int]:
         """See Rig."""
@@ -227,11 +227,11 @@ class AgentRig(Rig):
     name = "agent"
     companion = "link"
 
-    def __init__(self, targets: Sequence[Target], cpu: int, run_dir: Path, etcd: EtcdServer | None) -> None:
-        """etcd: where the policies are; None: in a SQLite file in ``run_dir``."""
-        super().__init__([target for target in targets if target.kind != "v1"], cpu, run_dir)
+    def __init__(self, targets: Sequence[Target], cpu: int, home: Home, etcd: EtcdServer | None) -> None:
+        """etcd: where the policies are; None: in a SQLite file."""
+        super().__init__([target for target in targets if target.kind != "v1"], cpu, home)
         self.etcd = etcd
-        self._store = f"etcd:{etcd.address}" if etcd is not None else f"sqlite:{run_dir}/policy.db"
+        self._store = f"etcd:{etcd.address}" if etcd is not None else f"sqlite:{home.folder}/policy.db"
         self._address = f"127.0.0.1:{free_port()}"
         self._stack = contextlib.ExitStack()
         self._controller: subprocess.Popen[bytes] | None = None
@@ -289,7 +289,7 @@ class AgentRig(Rig):
         """See Rig."""
         argv = ["utilctl_agent.main", "--host", "chaos", "--controller", f"127.0.0.1:{self.network.port}"]
         scope = ["--scope", f"tree:{os.getpid()}", "--cpus", str(self.cpu), "--quantum", QUANTUM]
-        return [sys.executable, "-m", *argv, *scope]
+        return [*argv, *scope]
 
     def roles(self, pid: int) -> dict[Role, int]:
         """See Rig."""

@@ -202,8 +202,9 @@ class Campaign:
             self.rig.set_aside()
             self.rig.start()
         else:
-            argv = [sys.executable, "-m", "utilctl_cli.main", "thaw", "--all"]
-            thaw = subprocess.Popen(argv, env=self.rig.environment, stdout=subprocess.DEVNULL)
+            home = self.rig.home
+            argv = [*home.prefix, sys.executable, "-m", "utilctl_cli.main", "thaw", "--all"]
+            thaw = subprocess.Popen(argv, env=home.environment, stdout=subprocess.DEVNULL)
         deadline_ns = time.monotonic_ns() + LOST_NS
         while True:
             self.observer.see_until(time.monotonic_ns())

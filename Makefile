@@ -31,15 +31,17 @@ test: lint
 	$(BIN)/pytest -n 2 -q -m "not quiet"
 	$(BIN)/pytest -q -m quiet
 
-# The figures go into docs/safety.md. SEED repeats the random choices of an earlier run.
-TRIALS ?= 2000
+# The figures of the long form go into docs/safety.md. SEED repeats the random choices of an earlier run.
+LONG := 2000
+TRIALS ?= $(LONG)
 PEER_TRIALS ?= 50
 SEED ?=
 chaos: $(VENV)/.installed-dev
 	@tools/setup_etcd.sh $(VENV)/etcd
 	@tools/setup_cpulimit.sh $(VENV)/cpulimit
 	PYTHONPATH=tests $(BIN)/python -m chaos --trials $(TRIALS) --peer-trials $(PEER_TRIALS) \
-		$(if $(SEED),--seed $(SEED)) --json docs/benchmarks/chaos.json --page docs/safety.md
+		$(if $(SEED),--seed $(SEED)) \
+		$(if $(filter $(LONG),$(TRIALS)),--json docs/benchmarks/chaos.json --page docs/safety.md)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,15 +1,16 @@
 # Every target sets up what it needs: a virtual environment in .venv, and for `test` Debian's etcd-server.
 VENV := .venv
 BIN := $(VENV)/bin
-export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(CURDIR)/$(VENV)/cpulimit/usr/bin:$(PATH)
 # The helpers of the tests are modules too.
 export MYPYPATH := tests
 
-.PHONY: help demo test lint format proto proto-release bench clean
+.PHONY: help demo test chaos lint format proto proto-release bench clean
 
 help:
 	@echo "make demo    watch fleet-wide shares at work on this machine (about 20 s)"
 	@echo "make test    lint, types, import rules, generated code, and all tests"
+	@echo "make chaos   kill and stop its parts at random instants; TRIALS=200 for a short run"
 	@echo "make lint    the checks without the tests"
 	@echo "make bench   reproduce the experiments; QUICK=1 for a short run"
 	@echo "make proto   regenerate the code from proto/"
@@ -29,6 +30,18 @@ test: lint
 	@tools/setup_etcd.sh $(VENV)/etcd
 	$(BIN)/pytest -n 2 -q -m "not quiet"
 	$(BIN)/pytest -q -m quiet
+
+# The figures of the long form go into docs/safety.md. SEED repeats the random choices of an earlier run.
+LONG := 2000
+TRIALS ?= $(LONG)
+PEER_TRIALS ?= 50
+SEED ?=
+chaos: $(VENV)/.installed-dev
+	@tools/setup_etcd.sh $(VENV)/etcd
+	@tools/setup_cpulimit.sh $(VENV)/cpulimit
+	PYTHONPATH=tests $(BIN)/python -m chaos --trials $(TRIALS) --peer-trials $(PEER_TRIALS) \
+		$(if $(SEED),--seed $(SEED)) \
+		$(if $(filter $(LONG),$(TRIALS)),--json docs/benchmarks/chaos.json --page docs/safety.md)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

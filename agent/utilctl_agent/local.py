@@ -28,13 +28,15 @@ from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.abilities import host_abilities
 from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.members import threads_below
-from utilctl_agent.host.procstat import identify
+from utilctl_agent.host.procstat import ProcessId, identify
 from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
 from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
-from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
+from utilctl_agent.safety.deputy import Deputy
+from utilctl_agent.safety.journal import Journal, JournalError, journal_path
+from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir, open_process
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -46,6 +48,7 @@ or glances (see discovery.cadence).
 RESEND_NS: Final = 20 * NS_PER_MS
 """How soon the loop is told everything once it misses something."""
 START_TIMEOUT_S: Final = 20.0
+JOURNAL_NAME: Final = "alps"
 
 
 @dataclass(slots=True)
@@ -113,14 +116,18 @@ class _Runner:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._dispatcher = Dispatcher()
         self._watch: TreeWatch | None = None
+        self._run_dir = default_run_dir()
+        self._alarm: Alarm
+        self._deputy = stack.enter_context(contextlib.ExitStack())  # outlives the guard
 
     def run(self) -> LocalResult:
         guard, channel = self._start_guard()
         self._start_workloads()
         self._follow_trees()
         names = [started.name for started in self._started]
-        loop_pid = self._configure(channel)
-        startup_ns = _cpu_ns(loop_pid)
+        loop = self._configure(channel)
+        self._appoint(guard.pid, loop)
+        startup_ns = _cpu_ns(loop.pid)
         self._send_roster(channel)
         before_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid)
         start_ns = time.monotonic_ns()
@@ -136,17 +143,17 @@ class _Runner:
     def _start_guard(self) -> tuple[subprocess.Popen[bytes], Channel]:
         ours, theirs = socket.socketpair()
         self._stack.callback(ours.close)
-        run_dir = default_run_dir()
         try:
-            ensure_run_dir(run_dir)
+            ensure_run_dir(self._run_dir)
         except OSError as error:
-            raise FailedError(f"{run_dir} cannot be used: {error.strerror or error}") from None
+            raise FailedError(f"{self._run_dir} cannot be used: {error.strerror or error}") from None
         try:
-            alarm = Alarm()
+            self._alarm = Alarm()
         except OSError as error:
             raise FailedError(f"the guard's timer cannot be made: {error}") from None
-        fds = (theirs.fileno(), alarm.fileno())
-        arguments = [run_dir, "alps", *map(str, fds), str(self._settings.max_pause_ns)]
+        self._deputy.callback(self._alarm.close)
+        fds = (theirs.fileno(), self._alarm.fileno())
+        arguments = [self._run_dir, JOURNAL_NAME, *map(str, fds), str(self._settings.max_pause_ns)]
         guard = subprocess.Popen(
             [sys.executable, "-m", "utilctl_agent.safety.guard", *arguments],
             pass_fds=fds,
@@ -155,9 +162,18 @@ class _Runner:
             start_new_session=True,
         )
         theirs.close()
-        alarm.close()
         self._stack.callback(_stop_guard, guard)
         return guard, Channel(ours)
+
+    def _appoint(self, guard_pid: int, loop: ProcessId) -> None:
+        """Have a deputy for the guard before anybody can be paused; there are no forks after this."""
+        try:
+            journal = Journal.open(journal_path(self._run_dir, JOURNAL_NAME, guard_pid))
+            self._deputy.callback(journal.close)
+            loop_fd = open_process(loop.pid, loop.start_ticks)
+        except (OSError, JournalError) as error:
+            raise FailedError(f"the scheduler loop ended as it started: {error}") from None
+        self._deputy.callback(Deputy(journal, self._alarm.fileno(), loop_fd).close)
 
     def _start_workloads(self) -> None:
         cgroups: WorkCgroup | None = None
@@ -220,7 +236,7 @@ class _Runner:
             self._processes.append(process)
         return _Started(name, workload, process=process, cgroup=folder)
 
-    def _configure(self, channel: Channel) -> int:
+    def _configure(self, channel: Channel) -> ProcessId:
         settings = LoopSettings(
             algorithm=self._algorithm,
             quantum_ns=self._settings.quantum_ns,
@@ -236,7 +252,7 @@ class _Runner:
         while time.monotonic() < deadline:
             for message in _messages(channel, 0.5):
                 if message["op"] == "ready":
-                    return int(message["pid"])
+                    return ProcessId(int(message["pid"]), int(message["start_ticks"]))
         raise FailedError("the scheduler loop did not start in time")
 
     # -- membership ---------------------------------------------------------------------------------------------
@@ -397,6 +413,7 @@ def _cpu_ns(pid: int) -> int:
 def _stop_guard(guard: subprocess.Popen[bytes]) -> None:
     if guard.poll() is None:
         guard.send_signal(signal.SIGTERM)
+        guard.send_signal(signal.SIGCONT)  # somebody may have stopped it
         try:
             guard.wait(timeout=5)
         except subprocess.TimeoutExpired:

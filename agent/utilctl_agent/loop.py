@@ -37,7 +37,7 @@ from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
 from utilctl_agent.host.pressure import HostPressure
 from utilctl_agent.host.processes import ProcessGroup
-from utilctl_agent.host.procstat import ProcessId
+from utilctl_agent.host.procstat import ProcessId, identify
 from utilctl_agent.host.scheduling import promote
 from utilctl_agent.mixed import MixedEngine
 from utilctl_agent.orders import (
@@ -406,7 +406,9 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
-    channel.send({"op": "ready", "pid": os.getpid()})
+    ourselves = identify(os.getpid())
+    assert ourselves is not None
+    channel.send({"op": "ready", "pid": ourselves.pid, "start_ticks": ourselves.start_ticks})
     inputs = [channel.fileno(), guard_fd]
     now_ns = time.monotonic_ns()
     try:

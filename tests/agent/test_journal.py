@@ -134,6 +134,23 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "a.journal")
 
 
+def test_only_the_pause_that_was_undone_is_crossed_out_not_one_that_the_loop_has_begun_since(tmp_path: Path) -> None:
+    journal = Journal.create(str(tmp_path / "a.journal"), slots=2)
+    try:
+        slot = journal.enter_process(4711, 1)
+        journal.begin(slot, 10)
+        ((_, undone),) = journal.in_force()
+        journal.end(slot)
+        journal.begin(slot, 20)
+        journal.cross_out(slot, undone)
+        ((_, begun_since),) = journal.in_force()
+        assert begun_since.since_ns == 20
+        journal.cross_out(slot, begun_since)
+        assert not journal.any_in_force()
+    finally:
+        journal.close()
+
+
 def test_what_was_noted_outlives_a_writer_that_is_killed(path: str) -> None:
     code = (
         "import os, signal, sys\n"

@@ -17,8 +17,9 @@ import pytest
 from support.processes import is_frozen, is_stopped, spinning, temporary_cgroup, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
 from utilctl_agent.host.procstat import ProcessId, identify
-from utilctl_agent.safety.journal import Journal
+from utilctl_agent.safety.journal import HANG_NS, Journal
 from utilctl_agent.safety.thaw import Thawed, default_run_dir, ensure_run_dir, thaw_journal, thaw_run_dir
+from utilctl_common.quantities import NS_PER_S
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made and owners changed")
 
@@ -178,6 +179,30 @@ def test_a_start_undoes_orphans_and_leaves_journals_with_a_living_owner_alone(tm
         finally:
             living.close()
             dead.close()
+
+
+@pytest.mark.kernel
+def test_a_start_undoes_what_a_loop_holds_that_hangs_although_its_guard_is_there_and_may_be_stopped(
+    tmp_path: Path,
+) -> None:
+    with stopped(2) as (held_by_hanging, held_by_living):
+        journals = [Journal.create(str(tmp_path / name), slots=2) for name in ("hanging.journal", "living.journal")]
+        try:
+            now_ns = time.monotonic_ns()
+            for journal, process, heartbeat_ns in zip(
+                journals, (held_by_hanging, held_by_living), (now_ns - HANG_NS, now_ns + 3600 * NS_PER_S), strict=True
+            ):
+                assert journal.lock()
+                journal.beat(heartbeat_ns)
+                note(journal, process)
+            assert thaw_run_dir(str(tmp_path), only_orphans=True) == Thawed(resumed=1)
+            wait_until(lambda: not is_stopped(held_by_hanging.pid), "it goes on")
+            assert is_stopped(held_by_living.pid)
+            assert [journal.any_in_force() for journal in journals] == [False, True]
+            assert len(list(tmp_path.iterdir())) == 2, "their guards still need them"
+        finally:
+            for journal in journals:
+                journal.close()
 
 
 @pytest.mark.kernel

@@ -23,7 +23,9 @@ from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
 from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
+from utilctl_agent.safety.deputy import Deputy
 from utilctl_agent.safety.journal import Journal
+from utilctl_agent.safety.thaw import open_process
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 Mechanism = Literal["freezer", "freezer-v1", "signal"]
@@ -92,16 +94,17 @@ class GuardedLoop:
         self._generation = 0
         self.loop_pid = 0
         self._loop_fd = -1
+        self.alarm: Alarm
         self.guard: subprocess.Popen[str]
         self.channel: Channel
 
     def __enter__(self) -> GuardedLoop:
         ours, theirs = socket.socketpair()
         argv = [sys.executable, "-m", "utilctl_agent.safety.guard"]
-        alarm = Alarm()
-        fds = (theirs.fileno(), alarm.fileno())
+        self.alarm = Alarm()
+        fds = (theirs.fileno(), self.alarm.fileno())
         argv += [str(self.run_dir), "test", *map(str, fds), str(self._max_pause_ns)]
-        with theirs, contextlib.closing(alarm):
+        with theirs:
             self.guard = subprocess.Popen(
                 as_nobody(argv) if self._unprivileged else argv,
                 pass_fds=fds,
@@ -132,8 +135,9 @@ class GuardedLoop:
             stop_after_cycles=self._stop_after_cycles,
         )
         self.channel.send({"op": "settings", "settings": settings.to_json()})
-        self.loop_pid = int(self.wait_for("ready")["pid"])
-        self._loop_fd = os.pidfd_open(self.loop_pid)
+        ready = self.wait_for("ready")
+        self.loop_pid = int(ready["pid"])
+        self._loop_fd = open_process(self.loop_pid, int(ready["start_ticks"]))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -148,6 +152,7 @@ class GuardedLoop:
         except subprocess.TimeoutExpired:
             self.guard.kill()
         self.guard.communicate(timeout=WAIT_S)
+        self.alarm.close()
         if self._loop_fd >= 0:
             os.close(self._loop_fd)
             self._loop_fd = -1
@@ -160,6 +165,22 @@ class GuardedLoop:
     def journal(self) -> Journal:
         """The journal, opened for reading."""
         return Journal.open(str(self.journal_path))
+
+    @contextlib.contextmanager
+    def deputy(self) -> Iterator[Deputy]:
+        """Has this process stand in for the guard, as the program that steers a loop does."""
+        with contextlib.closing(self.journal()) as journal:
+            deputy = Deputy(journal, self.alarm.fileno(), os.dup(self._loop_fd))
+            try:
+                yield deputy
+            finally:
+                self.channel.close()  # the loop is told to end
+                deputy.close()
+
+    def stop_guard(self) -> None:
+        """SIGSTOP it: from now on it does nothing."""
+        self.guard.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(self.guard.pid), "the guard stops")
 
     def signal_loop(self, number: signal.Signals) -> None:
         """Send a signal to the loop if it is still there."""

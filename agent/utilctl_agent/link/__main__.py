@@ -1,4 +1,4 @@
-"""``python -m utilctl_agent.link CONTROL_FD GUARD_FD JOURNAL SETTINGS``; started by the guard only."""
+"""``python -m utilctl_agent.link CONTROL_FD GUARD_FD ALARM_FD JOURNAL SETTINGS``; started by the guard only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="utilctl-agent: %(message)s", stream=sys.stderr)
-    channel = Channel.from_fd(int(sys.argv[1]))
-    journal = Journal.open(sys.argv[3])
-    settings = AgentSettings.from_json(sys.argv[4])
+    control_fd, guard_fd, alarm_fd = map(int, sys.argv[1:4])
+    channel = Channel.from_fd(control_fd)
+    journal = Journal.open(sys.argv[4])
+    settings = AgentSettings.from_json(sys.argv[5])
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
     async def serve() -> int:
-        app = LinkApp(settings, channel, int(sys.argv[2]), journal)
+        app = LinkApp(settings, channel, guard_fd, alarm_fd, journal)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, app.stop)
         return await app.run()

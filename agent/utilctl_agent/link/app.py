@@ -30,8 +30,9 @@ from utilctl_agent.link.targets import TargetKeeper, TargetSet
 from utilctl_agent.link.watch import MembershipWatch
 from utilctl_agent.mechanism import choose
 from utilctl_agent.orders import LoopReport, LoopSettings
+from utilctl_agent.safety.deputy import Deputy
 from utilctl_agent.safety.journal import Journal
-from utilctl_agent.safety.thaw import thaw_journal
+from utilctl_agent.safety.thaw import open_process, thaw_journal
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
 from utilctl_common.telemetry import context_of, setup
@@ -47,14 +48,19 @@ END_S: Final = 1.0
 class LinkApp:
     """One link. ``run`` returns when the loop or the guard is gone; everything is resumed then.
 
-    Made in the event loop that runs it.
+    Made in the event loop that runs it. guard_fd becomes readable when the guard is gone, alarm_fd when it is to act
+    (see safety.deputy).
     """
 
-    def __init__(self, settings: AgentSettings, channel: Channel, guard_fd: int, journal: Journal) -> None:
+    def __init__(
+        self, settings: AgentSettings, channel: Channel, guard_fd: int, alarm_fd: int, journal: Journal
+    ) -> None:
         self._settings = settings
         self._channel = channel
         self._guard_fd = guard_fd
+        self._alarm_fd = alarm_fd
         self._journal = journal
+        self._deputy: Deputy | None = None
         self._telemetry = setup("utilctl-agent")
         self._metrics = AgentMetrics(self._telemetry, settings.host)
         abilities = host_abilities()
@@ -128,7 +134,11 @@ class LinkApp:
             with contextlib.suppress(ValueError, OSError):
                 events.remove_reader(self._channel.fileno())
             # The loop resumes everything when it ends; if it could not, this does.
-            thaw_journal(self._journal)
+            self._channel.close()
+            if self._deputy is not None:
+                self._deputy.close()
+            else:
+                thaw_journal(self._journal)
             self._telemetry.shutdown()
         return 0
 
@@ -158,6 +168,7 @@ class LinkApp:
             return
         for message in messages:
             if message["op"] == "ready" and not ready.done():
+                self._appoint(int(message["pid"]), int(message["start_ticks"]))
                 ready.set_result(int(message["pid"]))
             elif message["op"] == "gone":
                 self._dispatcher.forget()  # what comes next in its place may look the same, and must be ordered anew
@@ -167,6 +178,15 @@ class LinkApp:
                 self._instruct()
             elif message["op"] == "report":
                 self._on_report(LoopReport.from_json(message["report"]))
+
+    def _appoint(self, pid: int, start_ticks: int) -> None:
+        """Before the loop knows of anybody whom it could pause."""
+        try:
+            loop_fd = open_process(pid, start_ticks)
+        except ProcessLookupError:
+            self._finish()  # it has ended
+            return
+        self._deputy = Deputy(self._journal, self._alarm_fd, loop_fd)
 
     def _on_report(self, loop: LoopReport) -> None:
         sent = self._dispatcher.sent

@@ -15,18 +15,15 @@ import signal
 import sys
 import time
 
-from utilctl_agent.safety.journal import HANG_NS, Journal
-from utilctl_agent.safety.thaw import Thawed, ensure_run_dir, thaw_journal, thaw_run_dir
+from utilctl_agent.safety.journal import HANG_NS, Journal, journal_path
+from utilctl_agent.safety.thaw import STOP_GRACE_NS, Thawed, ensure_run_dir, overrule, thaw_journal, thaw_run_dir
+from utilctl_agent.safety.urgency import promote
 
 LEAST_CHECK_NS = 20_000_000
-STOP_GRACE_NS = 80_000_000
-"""What children get to resume everything by themselves on SIGTERM before the guard does it."""
 RESTART_FIRST_NS = 100_000_000
 RESTART_LAST_NS = 5_000_000_000
 STABLE_NS = 10_000_000_000
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-FIFO_PRIORITY = 11
-"""One above the loop: a loop that spins must not keep its own guard from running."""
 
 
 class _Child:
@@ -122,36 +119,41 @@ class Guard:
 
             ours, theirs = socket.socketpair()
             loop_fd, link_fd = ours.detach(), theirs.detach()
-        for fd in (loop_fd, link_fd, self._alive_read, self._alarm_fd):
-            if fd >= 0:
-                os.set_inheritable(fd, True)
-        fds = [str(loop_fd), str(self._alive_read), str(self._alarm_fd)]
-        loop = _Child("utilctl_agent.loop", [*fds, self._journal.path])
-        os.set_inheritable(self._alarm_fd, False)
-        self._children = [loop]
-        os.close(loop_fd)
+        shared = (self._alive_read, self._alarm_fd)
+        for fd in shared:
+            os.set_inheritable(fd, True)
+        self._children = [self._start_child("utilctl_agent.loop", loop_fd, [])]
         if link_fd >= 0:
-            self._children.append(
-                _Child(
-                    "utilctl_agent.link",
-                    [str(link_fd), str(self._alive_read), self._journal.path, *self._link_arguments],
-                )
-            )
-            os.close(link_fd)
-        os.set_inheritable(self._alive_read, False)
+            self._children.append(self._start_child("utilctl_agent.link", link_fd, self._link_arguments))
+        for fd in shared:
+            os.set_inheritable(fd, False)
+
+    def _start_child(self, module: str, fd: int, arguments: list[str]) -> _Child:
+        """Start one on its end of the socket pair. Nobody else may hold that: its closing tells of the child's end."""
+        os.set_inheritable(fd, True)
+        try:
+            fds = [str(fd), str(self._alive_read), str(self._alarm_fd)]
+            return _Child(module, [*fds, self._journal.path, *arguments])
+        finally:
+            os.close(fd)
 
     def _watch(self) -> int:
         """Wait until a child ends, hangs, or we are told to stop; returns the status of the child that ended."""
-        poll = select.poll()
-        for fd in (self._wake_read, self._alarm_fd, *(child.pidfd for child in self._children)):
-            poll.register(fd, select.POLLIN)
+        with select.epoll() as epoll:
+            for fd in (self._wake_read, *(child.pidfd for child in self._children)):
+                epoll.register(fd, select.EPOLLIN)
+            # Nobody reads the alarm, so that nobody takes it away from the deputy; each time it rings is an edge.
+            epoll.register(self._alarm_fd, select.EPOLLIN | select.EPOLLET)
+            return self._watch_by(epoll)
+
+    def _watch_by(self, epoll: select.epoll) -> int:
         wait_ns = self._overdue_ns
         while not self._stop:
-            if poll.poll(wait_ns // 1_000_000 + 1):
+            ready = [fd for fd, _ in epoll.poll(wait_ns / 1e9)]
+            if ready:
                 for child in self._children:
                     if child.reap():
                         return child.status or 0
-            expired = self._alarm_expired()
             now_ns = time.monotonic_ns()
             oldest_ns = self._journal.oldest_ns()
             if oldest_ns is None:
@@ -162,20 +164,12 @@ class Guard:
             hang_ns = self._journal.heartbeat_ns() + HANG_NS - now_ns
             if wait_ns <= 0 or hang_ns <= 0:
                 self._say("the loop hangs; everything is resumed")
-                thaw_journal(self._journal)
-                self._children[0].kill(signal.SIGKILL)
+                self._report(overrule(self._journal, self._children[0].pidfd))
                 return 1
-            if expired and hang_ns < wait_ns:  # the alarm was put off before the last heartbeat
+            # It rings for a time that was set before the last heartbeat.
+            if self._alarm_fd in ready and hang_ns < wait_ns:
                 wait_ns = max(LEAST_CHECK_NS, hang_ns)
         return 0
-
-    def _alarm_expired(self) -> bool:
-        """Whether it has expired since the last call, or since it was put off last."""
-        try:
-            os.read(self._alarm_fd, 8)
-        except BlockingIOError:
-            return False
-        return True
 
     def _end_children(self) -> None:
         """Stop what still runs; at the end nothing is paused."""
@@ -210,14 +204,6 @@ class Guard:
         os.write(2, f"utilctl-guard: {text}\n".encode())
 
 
-def _promote() -> None:
-    try:
-        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-        os.sched_setscheduler(0, policy, os.sched_param(FIFO_PRIORITY))
-    except OSError:
-        return  # unprivileged: the guard sleeps nearly always, which the fair class rewards by prompt wake-ups
-
-
 def main(argv: list[str]) -> int:
     """``python -m utilctl_agent.safety.guard RUN_DIR NAME CONTROL_FD ALARM_FD MAX_PAUSE_NS [LINK ARGUMENT ...]``."""
     run_dir, name, control_fd, alarm_fd, max_pause_ns = ensure_run_dir(argv[0]), argv[1], *map(int, argv[2:5])
@@ -226,9 +212,9 @@ def main(argv: list[str]) -> int:
     # What an earlier agent left paused when all its processes were killed at once is undone before anything else.
     for failure in thaw_run_dir(run_dir, only_orphans=True).failures:
         os.write(2, f"utilctl-guard: {failure}\n".encode())
-    journal = Journal.create(f"{run_dir}/{name}-{os.getpid()}.journal")
+    journal = Journal.create(journal_path(run_dir, name, os.getpid()))
     journal.lock()
-    _promote()
+    promote()
     try:
         return Guard(journal, control_fd, alarm_fd, argv[5:], max_pause_ns).run()
     finally:

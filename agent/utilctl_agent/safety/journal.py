@@ -91,6 +91,11 @@ class ChangedWeight:
     written: int
 
 
+def journal_path(run_dir: str, name: str, guard_pid: int) -> str:
+    """Where the guard with that pid keeps its journal."""
+    return f"{run_dir}/{name}-{guard_pid}.journal"
+
+
 class Journal:
     """One journal file, mapped. One writer (the loop); any number of readers."""
 
@@ -245,6 +250,11 @@ class Journal:
         """Every weight that is not as it was found, with its slot."""
         found = [(slot, self._read(slot)) for slot in self._flagged(_CHANGED)]
         return [(slot, weight) for slot, weight in found if isinstance(weight, ChangedWeight)]
+
+    def cross_out(self, slot: int, noted: Pause | ChangedWeight) -> None:
+        """What ``in_force`` or ``changed`` said of the slot was undone. What the loop has begun there since stays."""
+        if self._read(slot) == noted:
+            self.end(slot)
 
     def _flagged(self, flag: bytes) -> list[int]:
         slots: list[int] = []

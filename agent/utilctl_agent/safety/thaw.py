@@ -7,12 +7,22 @@ on it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import select
 import signal
 import stat
+import time
 from dataclasses import dataclass
 
-from utilctl_agent.safety.journal import ChangedWeight, Journal, JournalError, Pause, PausedCgroup
+from utilctl_agent.safety.journal import HANG_NS, ChangedWeight, Journal, JournalError, Pause, PausedCgroup
+
+STOP_GRACE_NS = 80_000_000
+"""What a loop gets to resume everything by itself, once it was told to end, before others do it."""
+DEATH_GRACE_NS = 20_000_000
+"""What a killed loop gets to be gone; one that waits for a disk takes longer."""
+LOOK_AGAIN_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +69,54 @@ def thaw_journal(journal: Journal, *, weights: bool = True) -> Thawed:
     for slot, noted in [*journal.in_force(), *(journal.changed() if weights else [])]:
         outcome = _undo(noted)
         if not outcome.failures:
-            journal.end(slot)
+            journal.cross_out(slot, noted)
         result += outcome
     return result
+
+
+def overrule(journal: Journal, loop_fd: int) -> Thawed:
+    """Kill a loop that hangs, then undo its pauses. loop_fd: its pidfd.
+
+    In this order, for a loop that is only slow could pause somebody between the two.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(loop_fd, signal.SIGKILL)
+    ends_within(loop_fd, DEATH_GRACE_NS)
+    return thaw_journal(journal, weights=False)
+
+
+def ends_within(process_fd: int, wait_ns: int) -> bool:
+    """Wait for the end of a process, by its pidfd; False if it takes longer than that."""
+    ended = select.poll()
+    ended.register(process_fd, select.POLLIN)
+    return bool(ended.poll(wait_ns / 1e6))
+
+
+def _left_alone(journal: Journal) -> bool:
+    """Whether its loop is dead or hangs with pauses in force, and its guard, which holds the lock, does nothing.
+
+    A guard that was stopped does not. Takes until the loop shows that it lives, HANG_NS at most.
+    """
+    heard_ns = journal.heartbeat_ns()
+    if not heard_ns:
+        return False
+    give_up_ns = time.monotonic_ns() + HANG_NS
+    while journal.any_in_force() and journal.heartbeat_ns() == heard_ns:
+        now_ns = time.monotonic_ns()
+        if now_ns - heard_ns > HANG_NS:
+            return True
+        if now_ns > give_up_ns:
+            return False
+        time.sleep(LOOK_AGAIN_S)
+    return False
 
 
 def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
     """Undo the pauses of every journal in a directory.
 
-    only_orphans: leave alone journals whose guard is alive, and remove the others once they are empty; this is what
-    a start does. Otherwise everything is resumed, and agents that are alive go on deciding afresh.
+    only_orphans: leave alone journals whose guard is alive and whose loop does not hang (a stopped guard would not
+    undo that), and remove those without a guard once they are empty; this is what a start does. Otherwise everything is
+    resumed, and agents that are alive go on deciding afresh.
     """
     result = Thawed()
     try:
@@ -84,7 +132,7 @@ def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
             result += Thawed(failures=(f"journal {path}/{name} cannot be read: {error}",))
             continue
         orphan = journal.lock()
-        if orphan or not only_orphans:
+        if orphan or not only_orphans or _left_alone(journal):
             outcome = thaw_journal(journal, weights=orphan)
             result += outcome
             journal.close(unlink=orphan and not outcome.failures)
@@ -145,17 +193,27 @@ def _open_knob(path: str, inode: int, knob: str, flags: int) -> int:
 
 
 def _continue(pid: int, start_ticks: int) -> bool:
+    pidfd = open_process(pid, start_ticks)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def open_process(pid: int, start_ticks: int) -> int:
+    """A pidfd of the process that started then. Raises ProcessLookupError if it has ended, other OSErrors."""
     pidfd = os.pidfd_open(pid)
     try:
-        # Read after pidfd_open: if the start time fits, the pidfd is the process that was paused.
+        # Read after pidfd_open: if the start time fits, the pidfd is the process that is meant.
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             content = os.read(fd, 1024)
         finally:
             os.close(fd)
         if int(content[content.rindex(b")") + 2 :].split()[19]) != start_ticks:
-            return False
-        signal.pidfd_send_signal(pidfd, signal.SIGCONT)
-    finally:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    except BaseException:
         os.close(pidfd)
-    return True
+        raise
+    return pidfd

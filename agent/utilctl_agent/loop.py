@@ -404,10 +404,13 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
     def on_term(_number: int, _frame: object) -> None:
         loop.stopping = True
 
+    # A signal alone does not end a wait (PEP 475), a byte in a pipe does.
+    stop_read, stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(stop_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
     channel.send({"op": "ready", "pid": os.getpid()})
-    inputs = [channel.fileno(), guard_fd]
+    inputs = [channel.fileno(), guard_fd, stop_read]
     now_ns = time.monotonic_ns()
     try:
         for message in orders:

@@ -34,7 +34,7 @@ from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
 from utilctl_agent.host.opening import open_cgroup
-from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
+from utilctl_agent.host.port import Group, GroupGoneError
 from utilctl_agent.host.pressure import HostPressure
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
@@ -126,6 +126,7 @@ class Loop:
             case "members":
                 self._amend(MembersDelta.from_json(message["members"]), now_ns)
             case "report":
+                self._retry(now_ns)
                 self._channel.send({"op": "report", "report": self._report(now_ns).to_json()})
             case "stop":
                 self.stopping = True
@@ -142,22 +143,38 @@ class Loop:
             del self._orders[name]
         self._refused = {n: p for n, p in self._refused.items() if n in wanted}
         for name, order in wanted.items():
-            if self._orders.get(name) == order and name in self._engine.names():
-                continue
-            try:
-                self._put(order, now_ns)
-            except GroupGoneError:
-                self._engine.remove(name, now_ns)
-                self._orders.pop(name, None)
-            except (MechanismError, UtilctlError) as error:
-                self._engine.remove(name, now_ns)
-                self._orders.pop(name, None)
-                self._refused[name] = str(error)
+            if self._orders.get(name) != order or name not in self._engine.names():
+                self._try(order, now_ns)
         if (roster.epoch, roster.generation) != (self._roster.epoch, self._roster.generation):
             self._cycles_since_roster = 0
         self._roster = roster
         self._serial = roster.serial
         self._shares = {name: order.share for name, order in self._orders.items() if not order.observe}
+
+    def _try(self, order: PrincipalOrder, now_ns: int) -> None:
+        """Put one under control, or note why that is not possible; it then runs as it likes."""
+        try:
+            self._put(order, now_ns)
+        except GroupGoneError:
+            self._engine.remove(order.name, now_ns)
+            self._orders.pop(order.name, None)
+        except UtilctlError as error:
+            self._engine.remove(order.name, now_ns)
+            self._orders.pop(order.name, None)
+            self._refused[order.name] = str(error)
+
+    def _retry(self, now_ns: int) -> None:
+        """What was refused for want of room (descriptors, slots or disk of the journal) may be possible by now."""
+        for order in self._roster.principals:
+            if order.name in self._refused:
+                self._try(order, now_ns)
+                if order.name in self._orders and not order.observe:
+                    self._shares[order.name] = order.share
+                    self._engine_wake_ns = 0
+        for name in self._orders:
+            loose = _loose_part(self._engine.group(name)) if name in self._engine.names() else None
+            if loose is not None and loose.refusal and loose.retry():
+                self._behind[name] = loose
 
     def _amend(self, delta: MembersDelta, now_ns: int) -> None:
         """Let processes join and leave. True of the processes whatever was lost before, so it is done in any case."""
@@ -345,6 +362,9 @@ class Loop:
 
     def close(self, now_ns: int) -> None:
         """Resume everything, then send the last report."""
+        for name in self._engine.names():
+            with contextlib.suppress(UtilctlError):
+                self._engine.group(name).resume()  # nobody should wait for the report
         report = self._report(now_ns)
         self._engine.close()
         with contextlib.suppress(ChannelClosedError):

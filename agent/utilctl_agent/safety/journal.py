@@ -21,6 +21,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ RENEW_NS = 100_000_000
 """The alarm is put off this often at most. Should it ring for that although the loop was heard of since, the guard
 looks again when the last heartbeat is HANG_NS old."""
 _NEVER_NS = 1 << 62
+_BEAT_EVERY = 256
+"""Notes crossed out from one heartbeat to the next: letting thousands of processes go takes long, and is no hang."""
 _LOW_32 = (1 << 32) - 1
 MAX_PATH_BYTES = _RECORD_BYTES - _RECORD.size
 
@@ -109,6 +112,7 @@ class Journal:
         self._map = mmap.mmap(fd, self._records_at + slots * _RECORD_BYTES)
         self._free = list(range(slots - 1, -1, -1))
         self._reserved = 0  # slots up to this one are known to have room on the disk for their records
+        self._ended = 0
         self._put_off: Callable[[int], None] | None = None
         self._renew_ns = _NEVER_NS  # when the alarm is to be put off again, if a pause is in force then
 
@@ -178,6 +182,7 @@ class Journal:
 
     def _renew(self, now_ns: int) -> None:
         if self._put_off is not None:
+            _SINCE.pack_into(self._map, _HEARTBEAT_AT, now_ns)  # pausing thousands takes long, and is no hang
             self._put_off(HANG_NS)
         self._renew_ns = now_ns + RENEW_NS
 
@@ -235,6 +240,9 @@ class Journal:
     def end(self, slot: int) -> None:
         """The slot's subject runs again, or its weight is as it was found."""
         self._map[self._flags_at + slot] = 0
+        self._ended += 1
+        if self._put_off is not None and self._ended % _BEAT_EVERY == 0:  # of the loop only, not of who overrules it
+            self.beat(time.monotonic_ns())
 
     def leave(self, slot: int) -> None:
         """Give the slot back."""

@@ -16,8 +16,9 @@ import click
 
 from utilctl_agent.alps.model import CoreSettings
 from utilctl_agent.host.alarm import Alarm
+from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
-from utilctl_agent.safety.owners import living_owners
+from utilctl_agent.safety.owners import Owner, living_owners
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import ConflictError, UsageError, UtilctlError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
@@ -88,13 +89,21 @@ def _check_scope(scope: str) -> None:
 
 
 def _check_vacant(settings: AgentSettings, run_dir: str) -> None:
-    """Two agents would pause and resume the same processes against each other."""
-    owners = living_owners(run_dir, settings.journal_name)
+    """Refuse to be the second: two agents would pause and resume the same processes against each other.
+
+    A guard that is stopped looks after nothing. A start then undoes what a hanging loop left behind, and waits.
+    """
+    owners = [owner for owner in living_owners(run_dir, settings.journal_name) if not _is_stopped(owner)]
     if owners and not settings.take_over:
         raise ConflictError(
             f"an agent (pid {owners[0].pid}) manages {settings.scope or 'this host'} already",
             hint="stop it, or start this one with --take-over",
         )
+
+
+def _is_stopped(owner: Owner) -> bool:
+    stat = read_stat(owner.pid) if owner.reachable else None
+    return stat is not None and stat[0] in (b"T", b"t")
 
 
 def guard_argv(settings: AgentSettings, alarm_fd: int) -> list[str]:

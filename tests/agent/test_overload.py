@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from support.fork_bomb import FORK_BOMB
 from support.guarded import GuardedLoop, Subject, subject, time_until_resumed
 from support.processes import is_stopped, spinning, temporary_cgroup, wait_until
 from support.small_disk import fill, resize, small_disk
@@ -221,6 +222,35 @@ def test_five_thousand_loose_processes_are_held_back_and_let_go(tmp_path: Path) 
         assert left == []
 
 
+def test_a_fork_bomb_in_a_cgroup_stands_still_as_a_whole_and_delays_nobody_else(tmp_path: Path) -> None:
+    with temporary_cgroup() as cgroup, subject("other", "freezer", count=1) as other:
+        enter = f'echo $$ > {cgroup}/cgroup.procs; exec "$0" "$@"'
+        argv = ["sh", "-c", enter, sys.executable, "-S", "-c", FORK_BOMB]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as bomb, GuardedLoop(tmp_path) as guarded:
+            try:
+                assert bomb.stdout is not None
+                bomb.stdout.readline()
+                guarded.control([PrincipalOrder("bomb", 1.0, 1, 0.08, cgroups=(str(cgroup),)), other.order()])
+                for _ in range(3):
+                    wait_until(lambda: frozen(cgroup), "the bomb stands still")
+                    wait_until(lambda: not frozen(cgroup), "and goes on")
+                    wait_until(other.all_paused, "the other one is held back")
+                    wait_until(lambda: not other.any_paused(), "and let go")
+                assert len((cgroup / "cgroup.procs").read_text().split()) > 20, "else this test shows nothing"
+                assert [problem(guarded, name) for name in ("bomb", "other")] == ["", ""]
+                guarded.guard.terminate()
+                assert guarded.end() == (0, "")
+                assert not frozen(cgroup)
+                assert not other.any_paused()
+            finally:
+                (cgroup / "cgroup.kill").write_text("1")
+
+
+def frozen(cgroup: Path) -> bool:
+    """Whether all of it stands still."""
+    return "frozen 1" in (cgroup / "cgroup.events").read_text()
+
+
 def test_without_descriptors_left_who_has_none_runs_and_the_others_stay_controlled(tmp_path: Path) -> None:
     with (
         subject("held", "signal", count=1) as held,
@@ -256,7 +286,7 @@ def test_a_full_disk_refuses_a_slot_in_one_line_and_what_was_noted_stays(tmp_pat
 import sys
 from support.small_disk import fill
 from pathlib import Path
-from utilctl_agent.safety.journal import HANG_NS, Journal
+from utilctl_agent.safety.journal import Journal, JournalError
 disk = Path(sys.argv[1])
 journal = Journal.create(f"{disk}/a.journal")
 first = journal.enter_process(1, 2)

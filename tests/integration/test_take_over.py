@@ -159,6 +159,28 @@ def test_what_a_killed_agent_left_behind_does_not_keep_the_next_from_starting(co
         assert not held.any_paused()
 
 
+def test_a_start_beside_a_stopped_guard_waits_for_its_end_and_then_manages_the_scope(
+    controller: RunningController,
+) -> None:
+    with (
+        temporary_cgroup() as cgroup,
+        service(cgroup) as held,
+        agent(controller, f"cgroup:/{cgroup.name}") as first,
+    ):
+        wait_until(held.all_paused, "it is held back")
+        first.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(first.pid), "the first guard stands still")
+        with agent(controller, f"cgroup:/{cgroup.name}") as second:
+            wait_until(lambda: len(owners(cgroup)) == 2, "the second one has started")
+            first.process.kill()
+            first.process.wait()
+            wait_until(lambda: owners(cgroup) == [second.pid], "only the second one is left")
+            wait_until(held.all_paused, "it is held back again")
+            assert not paused_though_not_by(held, second.pid, cgroup)
+            assert stop(second).code == 0
+        assert not held.any_paused()
+
+
 def test_an_agent_that_reaches_no_controller_takes_nothing_over(controller: RunningController) -> None:
     with (
         temporary_cgroup() as cgroup,

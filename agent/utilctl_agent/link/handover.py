@@ -38,7 +38,7 @@ async def succeed(journal: str, *, take_over: bool, ready: Callable[[], Awaitabl
         if not told:
             told = True
             pids = ", ".join(str(elder.pid) for elder in elders)
-            next_step = "it will be asked to stop" if take_over else "waiting for its end"
+            next_step = "it will be asked to stop" if take_over else "waiting for its end; --take-over would end it"
             _LOG.warning("an agent manages this scope already (pid %s); %s", pids, next_step)
         if take_over:
             await ready()

@@ -90,6 +90,12 @@ def problem(guarded: GuardedLoop, name: str) -> str:
     return guarded.report().principals[name].problem
 
 
+def descriptors_after_report(guarded: GuardedLoop) -> int:
+    """How many the loop has open once it has tried again what it refused."""
+    guarded.report()
+    return len(list(Path(f"/proc/{guarded.loop_pid}/fd").iterdir()))
+
+
 def longest_pause_ns(held: Subject, watch_ns: int) -> int:
     """The longest time that it is seen to be paused without a break, over the next ``watch_ns``."""
     longest_ns, since_ns, end_ns = 0, None, time.monotonic_ns() + watch_ns
@@ -348,6 +354,8 @@ def test_on_a_full_disk_a_loop_controls_those_it_has_and_takes_the_others_once_t
         assert "cannot grow: No space left on device; make room on its disk" in problem(guarded, "many")
         wait_until(lambda: not held.any_paused(), "who was there before is let go")
         wait_until(held.all_paused, "and held back")
+        descriptors = [descriptors_after_report(guarded) for _ in range(4)]
+        assert len(set(descriptors)) == 1, "who is refused again and again leaves nothing open"
         resize(disk, 4096)
         wait_until(lambda: problem(guarded, "many") == "", "the others are taken in later")
         guarded.guard.terminate()

@@ -103,11 +103,13 @@ def test_a_new_agent_takes_over_with_nothing_left_paused_in_between(
             wait_until(lambda: is_stopped(old.pid), "the old guard stands still")
         with Observer(held) as observer, agent(controller, f"cgroup:/{cgroup.name}", *mode, "--take-over") as new:
             wait_until(lambda: old.process.poll() is not None, "the old one ends")
+            ended_ns = time.monotonic_ns()
             assert not paused_though_not_by(held, new.pid, cgroup)
             outcome = old.wait()
             assert (outcome.code, "Traceback" in outcome.stderr) == (0, False)
             old.assert_nothing_left()
             wait_until(held.all_paused, "the new one holds it back")
+            print(f"held back again {(time.monotonic_ns() - ended_ns) / NS_PER_MS:.0f} ms after the old one ended")
             assert owners(cgroup) == [new.pid]
             pauses = observer.pauses
             wait_until(lambda: observer.pauses > pauses + 3, "and lets it go again")

@@ -54,7 +54,7 @@ class _Member:
             if start_ticks != process.start_ticks or state in (b"Z", b"X"):
                 raise ProcessLookupError(errno.ESRCH, "process ended")
             self._slot = ledger.enter_process(process.pid, process.start_ticks)
-        except OSError:
+        except (OSError, JournalError):
             self.close()
             raise
         self._clock = (~process.pid << 3) | 2

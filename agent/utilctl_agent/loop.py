@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import resource
 import select
 import signal
 import sys
@@ -33,6 +32,8 @@ from utilctl_agent.engine import Engine
 from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.descriptors import raise_limit
+from utilctl_agent.host.memory import lock_memory
 from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import Group, GroupGoneError
 from utilctl_agent.host.pressure import HostPressure
@@ -61,7 +62,6 @@ TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
 CATCH_UP_NS: Final = 5 * NS_PER_MS
 """From one slice of a large change in membership to the next (see host.processes.MOST_AT_ONCE)."""
-_MCL_CURRENT_AND_FUTURE: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -401,11 +401,8 @@ def _settle_in(cpus: tuple[int, ...]) -> str:
     """Get the process ready for precise work; returns its scheduling class."""
     os.sched_setaffinity(0, cpus)
     sharpen_timers()
-    # Two descriptors a loose process: the usual soft limit of 1,024 would do for 500.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mlockall(_MCL_CURRENT_AND_FUTURE)  # refused without privilege or above RLIMIT_MEMLOCK; then we may page
+    raise_limit()
+    lock_memory()
     loop_class = promote()
     gc.collect()
     gc.freeze()

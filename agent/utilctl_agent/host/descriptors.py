@@ -11,6 +11,12 @@ RESERVED: Final = 64
 """Descriptors that groups leave free, for /proc and for listings of cgroups. Arbitrary: a dozen are used."""
 
 
+def raise_limit() -> None:
+    """Be content with the hard limit only: with the usual soft one of 1,024 there were 500 loose processes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def keep(fd: int) -> int:
     """``fd``, which was just opened to be kept. Raises OSError (EMFILE), with it closed, if few are left after it.
 

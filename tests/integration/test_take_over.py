@@ -188,14 +188,13 @@ def test_an_agent_that_reaches_no_controller_takes_nothing_over(controller: Runn
         temporary_cgroup() as cgroup,
         service(cgroup) as held,
         agent(controller, f"cgroup:/{cgroup.name}") as old,
-        agent(controller, f"cgroup:/{cgroup.name}", "--take-over", "--controller", "127.0.0.1:1") as new,
     ):
-        wait_until(lambda: len(owners(cgroup)) == 2, "both guards run")
-        wait_until(held.all_paused, "the old one holds it back")
-        time.sleep(1.0)
-        assert old.process.poll() is None
-        outcome = stop(new)
-        assert outcome.code == 0
+        wait_until(held.all_paused, "the old one holds it back")  # else the new one might be the first
+        with agent(controller, f"cgroup:/{cgroup.name}", "--take-over", "--controller", "127.0.0.1:1") as new:
+            wait_until(lambda: len(owners(cgroup)) == 2, "both guards run")
+            time.sleep(1.0)
+            assert old.process.poll() is None
+            assert stop(new).code == 0
         wait_until(lambda: not held.any_paused(), "the old one lets it go")
         wait_until(held.all_paused, "and holds it back")
         assert stop(old).code == 0

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import resource
 import select
 import signal
 import sys
@@ -33,8 +32,10 @@ from utilctl_agent.engine import Engine
 from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.clock import sharpen_timers
 from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.descriptors import raise_limit
+from utilctl_agent.host.memory import lock_memory
 from utilctl_agent.host.opening import open_cgroup
-from utilctl_agent.host.port import Group, GroupGoneError, MechanismError
+from utilctl_agent.host.port import Group, GroupGoneError
 from utilctl_agent.host.pressure import HostPressure
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId, identify
@@ -61,7 +62,6 @@ TICK_NS: Final = NS_PER_S // 250
 """How far CPU times read from another CPU may lag: a scheduler tick at HZ=250, the coarsest common setting."""
 CATCH_UP_NS: Final = 5 * NS_PER_MS
 """From one slice of a large change in membership to the next (see host.processes.MOST_AT_ONCE)."""
-_MCL_CURRENT_AND_FUTURE: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -126,6 +126,7 @@ class Loop:
             case "members":
                 self._amend(MembersDelta.from_json(message["members"]), now_ns)
             case "report":
+                self._retry(now_ns)
                 self._channel.send({"op": "report", "report": self._report(now_ns).to_json()})
             case "stop":
                 self.stopping = True
@@ -142,22 +143,38 @@ class Loop:
             del self._orders[name]
         self._refused = {n: p for n, p in self._refused.items() if n in wanted}
         for name, order in wanted.items():
-            if self._orders.get(name) == order and name in self._engine.names():
-                continue
-            try:
-                self._put(order, now_ns)
-            except GroupGoneError:
-                self._engine.remove(name, now_ns)
-                self._orders.pop(name, None)
-            except (MechanismError, UtilctlError) as error:
-                self._engine.remove(name, now_ns)
-                self._orders.pop(name, None)
-                self._refused[name] = str(error)
+            if self._orders.get(name) != order or name not in self._engine.names():
+                self._try(order, now_ns)
         if (roster.epoch, roster.generation) != (self._roster.epoch, self._roster.generation):
             self._cycles_since_roster = 0
         self._roster = roster
         self._serial = roster.serial
         self._shares = {name: order.share for name, order in self._orders.items() if not order.observe}
+
+    def _try(self, order: PrincipalOrder, now_ns: int) -> None:
+        """Put one under control, or note why that is not possible; it then runs as it likes."""
+        try:
+            self._put(order, now_ns)
+        except GroupGoneError:
+            self._engine.remove(order.name, now_ns)
+            self._orders.pop(order.name, None)
+        except UtilctlError as error:
+            self._engine.remove(order.name, now_ns)
+            self._orders.pop(order.name, None)
+            self._refused[order.name] = str(error)
+
+    def _retry(self, now_ns: int) -> None:
+        """What was refused for want of room (descriptors, slots or disk of the journal) may be possible by now."""
+        for order in self._roster.principals:
+            if order.name in self._refused:
+                self._try(order, now_ns)
+                if order.name in self._orders and not order.observe:
+                    self._shares[order.name] = order.share
+                    self._engine_wake_ns = 0
+        for name in self._orders:
+            loose = _loose_part(self._engine.group(name)) if name in self._engine.names() else None
+            if loose is not None and loose.refusal and loose.retry():
+                self._behind[name] = loose
 
     def _amend(self, delta: MembersDelta, now_ns: int) -> None:
         """Let processes join and leave. True of the processes whatever was lost before, so it is done in any case."""
@@ -345,6 +362,9 @@ class Loop:
 
     def close(self, now_ns: int) -> None:
         """Resume everything, then send the last report."""
+        for name in self._engine.names():
+            with contextlib.suppress(UtilctlError):
+                self._engine.group(name).resume()  # nobody should wait for the report
         report = self._report(now_ns)
         self._engine.close()
         with contextlib.suppress(ChannelClosedError):
@@ -381,11 +401,8 @@ def _settle_in(cpus: tuple[int, ...]) -> str:
     """Get the process ready for precise work; returns its scheduling class."""
     os.sched_setaffinity(0, cpus)
     sharpen_timers()
-    # Two descriptors a loose process: the usual soft limit of 1,024 would do for 500.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mlockall(_MCL_CURRENT_AND_FUTURE)  # refused without privilege or above RLIMIT_MEMLOCK; then we may page
+    raise_limit()
+    lock_memory()
     loop_class = promote()
     gc.collect()
     gc.freeze()
@@ -404,12 +421,15 @@ def run(channel: Channel, journal: Journal, guard_fd: int) -> int:
     def on_term(_number: int, _frame: object) -> None:
         loop.stopping = True
 
+    # A signal alone does not end a wait (PEP 475), a byte in a pipe does.
+    stop_read, stop_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(stop_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, on_term)
     ourselves = identify(os.getpid())
     assert ourselves is not None
     channel.send({"op": "ready", "pid": ourselves.pid, "start_ticks": ourselves.start_ticks})
-    inputs = [channel.fileno(), guard_fd]
+    inputs = [channel.fileno(), guard_fd, stop_read]
     now_ns = time.monotonic_ns()
     try:
         for message in orders:

@@ -16,9 +16,11 @@ import click
 
 from utilctl_agent.alps.model import CoreSettings
 from utilctl_agent.host.alarm import Alarm
+from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
+from utilctl_agent.safety.owners import Owner, living_owners
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
-from utilctl_common.errors import UsageError, UtilctlError
+from utilctl_common.errors import ConflictError, UsageError, UtilctlError
 from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
 
 
@@ -28,6 +30,7 @@ Examples:
   utilctl-agent --host node-1 --controller ctl-1:7400,ctl-2:7400
   utilctl-agent --host host-a --scope cgroup:/host-a --cpus 0
   utilctl-agent --host laptop --scope tree:4711 --mode signal
+  utilctl-agent --host node-1 --controller ctl-1:7400 --take-over
 """
 )
 @click.option("--host", required=True, metavar="NAME", help="Name of this host in the fleet.")
@@ -44,9 +47,11 @@ Examples:
 @click.option("--mode", type=click.Choice(AGENT_MODES), default="auto", show_default=True, help="How to hold back.")
 @click.option("--quantum", default="10ms", show_default=True, help="Granularity of control.")
 @click.option("--cycle", default="100ms", show_default=True, help="Period over which shares come out right.")
+@click.option("--take-over", is_flag=True, help="Stop the agent that manages this scope, once this one is ready.")
 def cli(
-    host: str, controller: str, scope: str | None, cpus: str | None, mode: str, quantum: str, cycle: str
-) -> AgentSettings:
+    *, host: str, controller: str, scope: str | None, cpus: str | None, mode: str, quantum: str, cycle: str,
+    take_over: bool,
+) -> AgentSettings:  # fmt: skip
     """Enforce this host's targets: pause services that are over theirs, resume those that are under.
 
     Without root it manages its own user's processes by signals. Whatever happens to it, nothing stays paused.
@@ -65,6 +70,7 @@ def cli(
         mode=next(known for known in AGENT_MODES if known == mode),
         quantum_ns=parse_duration_ns(quantum),
         cycle_ns=parse_duration_ns(cycle),
+        take_over=take_over,
     )
     if not settings.controllers:
         raise UsageError("no controller is named", hint="use --controller HOST:PORT")
@@ -82,6 +88,24 @@ def _check_scope(scope: str) -> None:
     parse_scope(scope, ProcReader(), cgroup_mounts(Path("/proc")))
 
 
+def _check_vacant(settings: AgentSettings, run_dir: str) -> None:
+    """Refuse to be the second: two agents would pause and resume the same processes against each other.
+
+    A guard that is stopped looks after nothing. A start then undoes what a hanging loop left behind, and waits.
+    """
+    owners = [owner for owner in living_owners(run_dir, settings.journal_name) if not _is_stopped(owner)]
+    if owners and not settings.take_over:
+        raise ConflictError(
+            f"an agent (pid {owners[0].pid}) manages {settings.scope or 'this host'} already",
+            hint="stop it, or start this one with --take-over",
+        )
+
+
+def _is_stopped(owner: Owner) -> bool:
+    stat = read_stat(owner.pid) if owner.reachable else None
+    return stat is not None and stat[0] in (b"T", b"t")
+
+
 def guard_argv(settings: AgentSettings, alarm_fd: int) -> list[str]:
     """The command line of the guard for these settings; it inherits ``alarm_fd`` (module ``host.alarm``)."""
     return [
@@ -89,7 +113,7 @@ def guard_argv(settings: AgentSettings, alarm_fd: int) -> list[str]:
         "-m",
         "utilctl_agent.safety.guard",
         default_run_dir(),
-        f"agent-{settings.host}",
+        settings.journal_name,
         "-1",
         str(alarm_fd),
         str(settings.max_pause_ns),
@@ -103,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         settings = cli.main(args=argv, standalone_mode=False)
         if not isinstance(settings, AgentSettings):
             raise SystemExit(0)  # --help
-        ensure_run_dir(default_run_dir())
+        _check_vacant(settings, ensure_run_dir(default_run_dir()))
         alarm_fd = Alarm().fileno()
         os.set_inheritable(alarm_fd, True)
     except click.ClickException as error:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import UTILCTL, Command, Outcome
+from support.agents import PYTHON, agent, capping_controller, part, service, stop
+from support.commands import Command
 from support.controller_server import RunningController
-from support.guarded import Mechanism, Subject, time_until_resumed
+from support.guarded import time_until_resumed
 from support.processes import remove_cgroup, spinning, temporary_cgroup, wait_until
-from support.unprivileged import NOBODY, as_nobody, can_become_nobody, give_to_nobody
+from support.unprivileged import NOBODY, can_become_nobody, give_to_nobody
 from utilctl_agent.host.weights import weight_mount, weight_refusal
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import control_pb2
@@ -23,59 +24,13 @@ from utilctl_proto.v1 import control_pb2
 pytestmark = pytest.mark.kernel
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
-PYTHON = UTILCTL[0]
-SEE = "svc=capped"
-CAP_CORES = 0.08
-"""A capped service is paused for most of the time, whoever else is there, and costs the machine next to nothing."""
 
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Iterator[RunningController]:
     """A controller that caps the one service."""
-    with RunningController(SqliteStore(tmp_path / "policy.db")) as running:
-        running.control.SetShare(control_pb2.SetShareRequest(see=SEE, share=1, cap_cores=CAP_CORES, changed_by="ada"))
+    with capping_controller(tmp_path / "policy.db") as running:
         yield running
-
-
-@contextlib.contextmanager
-def agent(
-    controller: RunningController, scope: str, *options: str, run_dir: Path | None = None
-) -> Iterator[Command]:  # fmt: skip
-    """An agent. run_dir: it runs as nobody and keeps its journal below that."""
-    argv = [PYTHON, "-m", "utilctl_agent.main", "--host", "host-a", "--controller", controller.address]
-    argv += ["--scope", scope, "--cpus", "0", *options]
-    if run_dir is None:
-        with Command(argv) as command:
-            yield command
-    else:
-        with Command(argv, prefix=as_nobody([]), environment={"XDG_RUNTIME_DIR": str(run_dir)}) as command:
-            yield command
-
-
-@contextlib.contextmanager
-def service(cgroup: Path, mechanism: Mechanism = "freezer", *, user: str | None = None) -> Iterator[Subject]:
-    """One spinning process labelled as the service, in a cgroup of its own."""
-    with pytest.MonkeyPatch.context() as labelled:
-        labelled.setenv("UTILCTL_SEE", SEE)
-        with spinning(1, cgroup=cgroup, cpu=0, user=user) as processes:
-            yield Subject(SEE, tuple(processes), cgroup if mechanism == "freezer" else None)
-
-
-def part(command: Command, module: str) -> int:
-    """The pid of that part of a running agent; 0 if it does not run."""
-    for pid in command.processes():
-        with contextlib.suppress(OSError):
-            if f"\0{module}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    return 0
-
-
-def stop(command: Command) -> Outcome:
-    """SIGTERM; nothing may be left."""
-    command.process.send_signal(signal.SIGTERM)
-    outcome = command.wait()
-    command.assert_nothing_left()
-    return outcome
 
 
 @pytest.mark.root
@@ -215,6 +170,7 @@ def problem_of(running: RunningController, see: str) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_agent_without_a_controller_ends_as_cleanly(number: signal.Signals) -> None:
     argv = [PYTHON, "-m", "utilctl_agent.main", "--host", "alone", "--controller", "127.0.0.1:1", "--cpus", "0"]
+    argv += ["--scope", f"tree:{os.getpid()}"]  # another test may have an agent for the whole host
     with Command(argv) as command:
         wait_until(lambda: len(command.processes()) == 2, "loop and link are started")
         command.process.send_signal(number)

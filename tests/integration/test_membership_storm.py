@@ -18,6 +18,7 @@ import pytest
 
 from support.commands import UTILCTL, Command
 from support.driven import Driven
+from support.fork_bomb import FORK_BOMB
 from support.processes import is_stopped, wait_until
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
@@ -36,25 +37,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.quiet]
 SIZE, RATE = 1000, 200
 STORM = Path(__file__).parents[1] / "support" / "storm.py"
 MARK = "UTILCTL_STORM_TEST"
-
-BOMB = """
-import os, random, resource, signal, sys, time
-resource.setrlimit(resource.RLIMIT_NPROC, (400, 400))
-if os.geteuid() == 0:
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-end, first = time.monotonic() + 15, os.getpid()
-print('lit', flush=True)
-while time.monotonic() < end:
-    try:
-        if os.fork() == 0:
-            random.seed()
-    except BlockingIOError:
-        time.sleep(0.001)
-    if os.getpid() != first and random.random() < 0.3:
-        os._exit(0)
-"""
-"""Every process forks as fast as it can, and a third of them ends at once. At most 400; all end by themselves."""
 
 
 @contextlib.contextmanager
@@ -186,7 +168,7 @@ def test_the_command_controls_a_storm_by_signals_and_leaves_nobody_stopped() -> 
 
 def test_a_fork_bomb_stalls_neither_the_loop_nor_what_it_controls_besides() -> None:
     # A loop that hung while pauses are in force would be ended by its guard, and the command would fail.
-    with started([sys.executable, "-S", "-c", BOMB]) as bomb, spinner() as rival:
+    with started([sys.executable, "-S", "-c", FORK_BOMB]) as bomb, spinner() as rival:
         arguments = ["alps", "--pids", f"1:{bomb.pid}", "--pids", f"2:{rival.pid}", "--cpus", "0", "--duration", "5s"]
         with Command([*UTILCTL, *arguments, "-o", "json"]) as command:
             outcome = command.wait()
@@ -212,7 +194,7 @@ def test_a_fork_bomb_does_not_stall_the_link_and_is_known_to_the_last_process() 
         nonlocal ticks
         task = asyncio.create_task(MembershipWatch(scanner, lambda: policies, lambda: sizes.append(count())).run())
         try:
-            with started([sys.executable, "-S", "-c", BOMB, marker]):
+            with started([sys.executable, "-S", "-c", FORK_BOMB, marker]):
                 end = time.monotonic() + 4
                 while time.monotonic() < end:
                     await asyncio.sleep(0.01)

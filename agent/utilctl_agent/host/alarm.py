@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import time
 
-_CLOCK_MONOTONIC = 1
 _TFD_CLOEXEC = os.O_CLOEXEC
 _TFD_NONBLOCK = os.O_NONBLOCK
 _SPEC = struct.Struct("@llll")  # struct itimerspec: interval, then time until it expires, each in s and ns
@@ -20,12 +20,10 @@ _SPEC = struct.Struct("@llll")  # struct itimerspec: interval, then time until i
 class Alarm:
     """One timer, shared by all processes that hold its descriptor; readable once it has expired."""
 
-    def __init__(self, fd: int | None = None) -> None:
-        """Use the timer behind ``fd``, or make one. Raises OSError if the kernel makes none."""
+    def __init__(self, fd: int | None = None, *, clock: int = time.CLOCK_MONOTONIC) -> None:
+        """Use the timer behind ``fd``, or make one that runs by ``clock``. Raises OSError if the kernel makes none."""
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = (
-            fd if fd is not None else int(self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC | _TFD_NONBLOCK))
-        )
+        self._fd = fd if fd is not None else int(self._libc.timerfd_create(clock, _TFD_CLOEXEC | _TFD_NONBLOCK))
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "timerfd_create")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
+from utilctl_agent.host.descriptors import keep
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
 from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.safety.journal import JournalError
@@ -83,9 +84,8 @@ class CgroupGroup:
             raise GroupGoneError(f"cgroup {path} does not exist") from None
         except OSError as error:
             self._close_files()
-            raise MechanismError(
-                f"cgroup {path} cannot be controlled: {error.strerror}", hint="run the agent as root or use signals"
-            ) from None
+            hint = "" if error.errno == errno.EMFILE else "run the agent as root or use signals"
+            raise MechanismError(f"cgroup {path} cannot be controlled: {error.strerror}", hint=hint) from None
         self._pressure: int | None = None
         self._pressure_read_ns = 0
         self._members: list[bytes] = []
@@ -101,7 +101,7 @@ class CgroupGroup:
             raise MechanismError(f"cgroup {path} cannot be journalled: {error}") from None
 
     def _open(self, name: str, flags: int) -> int:
-        fd = os.open(self.path / name, flags | os.O_CLOEXEC)
+        fd = keep(os.open(self.path / name, flags | os.O_CLOEXEC))
         self._fds.append(fd)
         return fd
 

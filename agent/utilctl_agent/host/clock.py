@@ -1,4 +1,4 @@
-"""The real clock, and how long a thread can be made to sleep precisely."""
+"""The real clocks, and how long a thread can be made to sleep precisely."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ class MonotonicClock:
     def now_ns(self) -> int:
         """See host.port.Clock."""
         return time.monotonic_ns()
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME: monotonic time that goes on while the host is suspended, for what others count as well."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def sharpen_timers() -> None:

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
+from utilctl_agent.host.descriptors import keep
 from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
 from utilctl_agent.host.procstat import ProcessId, parse_stat
 from utilctl_agent.safety.journal import JournalError
@@ -43,17 +44,17 @@ class _Member:
         self.process = process
         self._ledger = ledger
         self._slot: int | None = None
-        self.pidfd = os.pidfd_open(process.pid)
+        self.pidfd = keep(os.pidfd_open(process.pid))
         self._stat = -1
         self._schedstat = -1
         try:
-            self._stat = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            self._stat = keep(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
             state, start_ticks, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
             # The pidfd and /proc/PID may name different processes; the start time settles it.
             if start_ticks != process.start_ticks or state in (b"Z", b"X"):
                 raise ProcessLookupError(errno.ESRCH, "process ended")
             self._slot = ledger.enter_process(process.pid, process.start_ticks)
-        except OSError:
+        except (OSError, JournalError):
             self.close()
             raise
         self._clock = (~process.pid << 3) | 2
@@ -132,6 +133,7 @@ class ProcessGroup:
         self._seen_ns: dict[ProcessId, int] = {}
         self._joining: dict[ProcessId, None] = {}  # in their order
         self._leaving: dict[ProcessId, None] = {}
+        self._refused: dict[ProcessId, None] = {}
         self._since_ticks = _now_ticks()
         self.refusal = ""
         """Why some process that should be a member is not, although it lives; empty if there is none."""
@@ -162,6 +164,7 @@ class ProcessGroup:
         wanted = frozenset(processes)
         self._joining = {p: None for p in self._joining if p in wanted}
         self._leaving = {p: None for p in self._leaving if p not in wanted}
+        self._refused.clear()
         self.refusal = ""
         self.amend(
             sorted(wanted - self._members.keys(), key=lambda p: p.pid), [p for p in self._members if p not in wanted]
@@ -171,6 +174,7 @@ class ProcessGroup:
         """Let processes join and leave, as ``update`` does. Either may be said twice, or of the wrong process."""
         for process in left:
             self._joining.pop(process, None)
+            self._refused.pop(process, None)
             if process in self._members:
                 self._leaving[process] = None
         for process in joined:
@@ -191,17 +195,27 @@ class ProcessGroup:
             self._join(process)
         return self.behind
 
+    def retry(self) -> bool:
+        """Let some of those join who were refused, if there is room by now; True as ``catch_up``."""
+        for process in list(islice(self._refused, MOST_AT_ONCE)):
+            del self._refused[process]
+            self._joining[process] = None
+        behind = self.catch_up()
+        if not self._refused:
+            self.refusal = ""
+        return behind
+
     def _join(self, process: ProcessId) -> None:
         try:
             member = _Member(process, self._ledger)
         except ProcessLookupError:
             return  # it has ended
         except JournalError as error:
-            self.refusal = str(error)
+            self._refuse(process, str(error))
             return
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.EINVAL):
-                self.refusal = f"process {process.pid} cannot be watched: {error.strerror}"
+                self._refuse(process, f"process {process.pid} cannot be watched: {error.strerror}")
             return
         start_ns = 0
         if not self._since_ticks <= process.start_ticks >= _now_ticks() - NEWBORN_TICKS:
@@ -217,6 +231,10 @@ class ProcessGroup:
         if self._paused:
             with contextlib.suppress(OSError):
                 member.stop()
+
+    def _refuse(self, process: ProcessId, why: str) -> None:
+        self._refused[process] = None
+        self.refusal = why
 
     def _ended(self) -> bool:
         return not self._members and not self._joining and not self._keep_empty

@@ -17,7 +17,10 @@ from opentelemetry.trace import Span
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.abilities import host_abilities
+from utilctl_agent.host.alarm import Alarm
+from utilctl_agent.host.clock import boottime_ns
 from utilctl_agent.link import codec
+from utilctl_agent.link.handover import succeed
 from utilctl_agent.link.hoststat import CpuTimes, busy_cores, read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
 from utilctl_agent.link.metrics import AgentMetrics
@@ -27,6 +30,7 @@ from utilctl_agent.link.roster import make_orders
 from utilctl_agent.link.session import ControllerSession
 from utilctl_agent.link.settings import AgentSettings
 from utilctl_agent.link.targets import TargetKeeper, TargetSet
+from utilctl_agent.link.waiting import readable
 from utilctl_agent.link.watch import MembershipWatch
 from utilctl_agent.mechanism import choose
 from utilctl_agent.orders import LoopReport, LoopSettings
@@ -34,13 +38,13 @@ from utilctl_agent.safety.deputy import Deputy
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import open_process, thaw_journal
 from utilctl_common.policy import SeePolicy
-from utilctl_common.quantities import NS_PER_S
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_common.telemetry import context_of, setup
 
 _LOG = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S: Final = 10.0
-LEASE_CHECK_S: Final = 0.5
+LEASE_CHECK_NS: Final = 500 * NS_PER_MS
 END_S: Final = 1.0
 """What tasks get to end once the loop or the guard is gone."""
 
@@ -119,7 +123,7 @@ class LinkApp:
             )
             self._watch = MembershipWatch(self._scanner, self._wanted_policies, self._instruct)
             tasks = [
-                asyncio.create_task(self._session.run(), name="session"),
+                asyncio.create_task(self._serve(), name="session"),
                 asyncio.create_task(self._watch.run(), name="membership"),
                 asyncio.create_task(self._report_forever(), name="report"),
                 asyncio.create_task(self._watch_lease(), name="lease"),
@@ -226,6 +230,11 @@ class LinkApp:
 
     # -- the controller's side ----------------------------------------------------------------------------------
 
+    async def _serve(self) -> None:
+        """Serve the controller, once no other agent manages the same."""
+        await succeed(self._journal.path, take_over=self._settings.take_over, ready=self._session.reachable)
+        await self._session.run()
+
     def _hello(self) -> codec.ConnectRequest:
         current = self._keeper.current
         identity = codec.Identity(
@@ -245,11 +254,11 @@ class LinkApp:
             self._report_interval_ns = interval_ns
 
     def _on_renewal(self, epoch: int, generation: int, lease_ns: int) -> bool:
-        return self._keeper.renew(epoch, generation, lease_ns, time.monotonic_ns())
+        return self._keeper.renew(epoch, generation, lease_ns, boottime_ns())
 
     def _on_targets(self, offered: TargetSet) -> None:
         policies_before = self._keeper.policies()
-        changed = self._keeper.offer(offered, time.monotonic_ns())
+        changed = self._keeper.offer(offered, boottime_ns())
         self._metrics.stale_targets = self._keeper.stale
         if not changed:
             return
@@ -281,7 +290,7 @@ class LinkApp:
         if current is None:
             return
         orders, self._order_problems = make_orders(
-            self._keeper.weights(time.monotonic_ns()),
+            self._keeper.weights(boottime_ns()),
             self._scanner.members if self._scanner is not None else {},
             freezer=self._freezer,
             observe=self._settings.mode == "observe",
@@ -317,16 +326,21 @@ class LinkApp:
             self._send({"op": "report"})
 
     async def _watch_lease(self) -> None:
-        """When the lease ends, static shares take over; when it is renewed, targets do."""
+        """When the lease ends, static shares take over; when it is renewed, targets do.
+
+        It goes on while this host is suspended: the controller gives to others meanwhile what this one does not use.
+        """
         expired = False
-        while True:
-            left_ns = self._keeper.lease_left_ns(time.monotonic_ns())
-            await asyncio.sleep(LEASE_CHECK_S if left_ns is None else left_ns / NS_PER_S)
-            now_expired = self._keeper.expired(time.monotonic_ns())
-            if now_expired != expired:
-                expired = now_expired
-                _LOG.warning("targets %s", "expired: static shares hold now" if expired else "hold again")
-                self._instruct()
+        with contextlib.closing(Alarm(clock=time.CLOCK_BOOTTIME)) as alarm:
+            while True:
+                left_ns = self._keeper.lease_left_ns(boottime_ns())
+                alarm.put_off(LEASE_CHECK_NS if left_ns is None else left_ns)
+                await readable(alarm.fileno())
+                now_expired = self._keeper.expired(boottime_ns())
+                if now_expired != expired:
+                    expired = now_expired
+                    _LOG.warning("targets %s", "expired: static shares hold now" if expired else "hold again")
+                    self._instruct()
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

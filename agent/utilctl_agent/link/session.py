@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
@@ -60,6 +61,16 @@ class ControllerSession:
         """Send if connected. Everything sent is cumulative or repeated, so nothing is queued for later."""
         if self._outgoing is not None and self.connected:
             self._outgoing.put_nowait(message)
+
+    async def reachable(self) -> None:
+        """Return once one of the controllers accepts connections."""
+        while True:
+            for address in self._controllers:
+                async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(channel.channel_ready(), LAST_RETRY_S)
+                        return
+                _LOG.warning("controller %s does not answer", address)
 
     async def run(self) -> None:
         """Connect, serve, reconnect; never returns."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
+from urllib.parse import quote
 
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 AgentMode = Literal["auto", "freezer", "signal", "weight", "observe"]
 AGENT_MODES: Final[tuple[AgentMode, ...]] = ("auto", "freezer", "signal", "weight", "observe")
+
+_LONGEST_NAME: Final = 180
+"""Bytes of a file's name that a scope may take; NAME_MAX is 255, and pid and suffixes follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,7 @@ class AgentSettings:
     - ``quantum_ns``, ``cycle_ns``: see alps.model.CoreSettings.
     - ``weight_period_ns``: how often weights are looked at.
     - ``scan_ns``: how often processes are looked for. ``max_pause_ns``: longest pause, whatever the shares say.
+    - ``take_over``: stop the agent that manages this scope already, if there is one.
     """
 
     host: str
@@ -35,6 +41,18 @@ class AgentSettings:
     scan_ns: int = NS_PER_S
     weight_period_ns: int = 200 * NS_PER_MS
     max_pause_ns: int = NS_PER_S
+    take_over: bool = False
+
+    @property
+    def journal_name(self) -> str:
+        """The same for all agents that manage the same scope, and for no others."""
+        if self.scope is None:
+            return "agent"
+        kind, _, where = self.scope.partition(":")
+        name = quote(f"{kind}:{where.rstrip('/')}", safe="")
+        if len(name) > _LONGEST_NAME:
+            name = hashlib.sha256(name.encode()).hexdigest()
+        return f"agent-{name}"
 
     def to_json(self) -> str:
         """For a command line."""

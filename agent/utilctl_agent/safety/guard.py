@@ -212,8 +212,12 @@ def main(argv: list[str]) -> int:
     # What an earlier agent left paused when all its processes were killed at once is undone before anything else.
     for failure in thaw_run_dir(run_dir, only_orphans=True).failures:
         os.write(2, f"utilctl-guard: {failure}\n".encode())
-    journal = Journal.create(journal_path(run_dir, name, os.getpid()))
-    journal.lock()
+    try:
+        journal = Journal.create(journal_path(run_dir, name, os.getpid()))
+    except OSError as error:
+        why = f"no journal can be made in {run_dir}: {error.strerror}; nothing is paused without one; make room there"
+        os.write(2, f"utilctl-guard: {why}\n".encode())
+        return 1
     promote()
     try:
         return Guard(journal, control_fd, alarm_fd, argv[5:], max_pause_ns).run()

@@ -9,8 +9,10 @@ so it has a flag of its own: neither its age nor the loop's heartbeat makes the 
 pauses once the loop has ended.
 
 Layout, little endian: a header page; one flag byte a slot; eight bytes a slot for when the pause began
-(CLOCK_MONOTONIC, ns) or for the last two values of the weight; one record a slot. Kept free of imports: the guard
-lives on it. The writer also puts off the guard's alarm, if it is given one, as long as any pause is in force.
+(CLOCK_MONOTONIC, ns: while the host is suspended nobody runs, and no pause gets longer) or for the last two values of
+the weight; one record a slot. Room on the disk is taken before anything is stored there, so a full disk refuses a slot
+and kills nobody. Kept free of imports: the guard lives on it. The writer also puts off the guard's alarm, if it is
+given one, as long as any pause is in force.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +36,8 @@ _HEADER_BYTES = 4096
 _SINCE = struct.Struct("<Q")
 _RECORD = struct.Struct("<BxxxIQQH")  # kind, pid, start ticks or weight, inode, path length; the path follows
 _RECORD_BYTES = 512
+_RESERVED_AT_ONCE = 64
+"""Records for which room on the disk is taken at a time. Arbitrary: 32 KiB."""
 _KIND_PROCESS = 1
 _KIND_CGROUP = 2
 _KIND_CGROUP_V1 = 3
@@ -46,12 +51,14 @@ RENEW_NS = 100_000_000
 """The alarm is put off this often at most. Should it ring for that although the loop was heard of since, the guard
 looks again when the last heartbeat is HANG_NS old."""
 _NEVER_NS = 1 << 62
+_BEAT_EVERY = 256
+"""Notes crossed out from one heartbeat to the next: letting thousands of processes go takes long, and is no hang."""
 _LOW_32 = (1 << 32) - 1
 MAX_PATH_BYTES = _RECORD_BYTES - _RECORD.size
 
 
 class JournalError(Exception):
-    """The journal cannot be used: it is full, damaged, or of another version."""
+    """The journal cannot be used: it or its disk is full, or it is damaged or of another version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +116,35 @@ class Journal:
         self._records_at = self._since_at + 8 * slots
         self._map = mmap.mmap(fd, self._records_at + slots * _RECORD_BYTES)
         self._free = list(range(slots - 1, -1, -1))
+        self._reserved = 0  # slots up to this one are known to have room on the disk for their records
+        self._ended = 0
         self._put_off: Callable[[int], None] | None = None
         self._renew_ns = _NEVER_NS  # when the alarm is to be put off again, if a pause is in force then
 
     @classmethod
     def create(cls, path: str, slots: int = SLOTS) -> Journal:
-        """Make an empty journal, owner-only. Raises FileExistsError, or OSError if there is no room for it."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Make an empty journal, owner-only and locked. Raises FileExistsError, or OSError if there is no room for it.
+
+        It gets its name only once it is whole and locked: whoever starts meanwhile and looks for what others left
+        behind would take it for an orphan, and remove it.
+        """
+        unfinished = f"{path}.{os.getpid()}.new"
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = _HEADER_BYTES + slots * (1 + 8 + _RECORD_BYTES)
-            # Reserve header, flags and times now: a full disk must show here, not as SIGBUS on a store.
+            # Take room for header, flags and times now: a full disk must show here, not as SIGBUS on a store.
             os.ftruncate(fd, size)
             os.posix_fallocate(fd, 0, _HEADER_BYTES + slots * 9)
             os.pwrite(fd, _HEADER.pack(MAGIC, VERSION, slots), 0)
-            return cls(path, fd, slots)
+            journal = cls(path, fd, slots)
+            os.link(unfinished, path)  # unlike a rename, it replaces nothing
+            return journal  # noqa: TRY300 - there is nothing to do after
         except BaseException:
             os.close(fd)
-            os.unlink(path)  # noqa: PTH108 - pathlib would double the guard's memory
             raise
+        finally:
+            os.unlink(unfinished)  # noqa: PTH108 - pathlib would double the guard's memory
 
     @classmethod
     def open(cls, path: str) -> Journal:
@@ -169,11 +187,12 @@ class Journal:
 
     def _renew(self, now_ns: int) -> None:
         if self._put_off is not None:
+            _SINCE.pack_into(self._map, _HEARTBEAT_AT, now_ns)  # pausing thousands takes long, and is no hang
             self._put_off(HANG_NS)
         self._renew_ns = now_ns + RENEW_NS
 
     def enter_process(self, pid: int, start_ticks: int) -> int:
-        """Reserve a slot for a process. Raises JournalError if all are taken."""
+        """Reserve a slot for a process. Raises JournalError if all are taken or the disk is full."""
         return self._enter(_RECORD.pack(_KIND_PROCESS, pid, start_ticks, 0, 0))
 
     def enter_cgroup(self, path: str, inode: int, *, v1: bool = False) -> int:
@@ -194,10 +213,22 @@ class Journal:
     def _enter(self, record: bytes) -> int:
         if not self._free:
             raise JournalError(f"all {self._slots} slots of the journal are taken")
-        slot = self._free.pop()
+        slot = self._free[-1]
+        if slot >= self._reserved:
+            self._reserve(slot)
+        self._free.pop()
         at = self._records_at + slot * _RECORD_BYTES
         self._map[at : at + len(record)] = record
         return slot
+
+    def _reserve(self, slot: int) -> None:
+        """Take room on the disk for the slot's record and some more. A store into a file without is a SIGBUS."""
+        records = min(_RESERVED_AT_ONCE, self._slots - slot)
+        try:
+            os.posix_fallocate(self._fd, self._records_at + slot * _RECORD_BYTES, records * _RECORD_BYTES)
+        except OSError as error:
+            raise JournalError(f"{self.path} cannot grow: {error.strerror}; make room on its disk") from None
+        self._reserved = slot + records
 
     def begin(self, slot: int, now_ns: int) -> None:
         """The slot's subject is about to be paused."""
@@ -214,6 +245,9 @@ class Journal:
     def end(self, slot: int) -> None:
         """The slot's subject runs again, or its weight is as it was found."""
         self._map[self._flags_at + slot] = 0
+        self._ended += 1
+        if self._put_off is not None and self._ended % _BEAT_EVERY == 0:  # of the loop only, not of who overrules it
+            self.beat(time.monotonic_ns())
 
     def leave(self, slot: int) -> None:
         """Give the slot back."""

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
+from utilctl_agent.holding import LOOKS_AT_ONCE, Faults, HoldWatch
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
@@ -49,7 +50,9 @@ class Engine:
     wakeups: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     _governor: PauseGovernor = field(init=False)
+    _holds: HoldWatch = field(default_factory=HoldWatch)
     _groups: dict[str, Group] = field(default_factory=dict)
+    _specs: dict[str, PrincipalSpec] = field(default_factory=dict)
     _watched: set[str] = field(default_factory=set)  # measured only
     _last_wait_ns: dict[str, int] = field(default_factory=dict)
     _base_ns: dict[str, int] = field(
@@ -84,35 +87,43 @@ class Engine:
         counted_ns = 0
         if fresh and spec.name in self._groups:
             counted_ns = self._counted_ns(spec.name, self._groups[spec.name])
-            self.remove(spec.name, now_ns)
+            self._drop(spec.name, now_ns)
+        self._specs[spec.name] = spec
         if fresh:
             self._groups[spec.name] = taken
             self._base_ns[spec.name] = reading.cpu_ns - counted_ns
-            self.problems.pop(spec.name, None)
+            if not self._holds.on_leave(spec.name):
+                self.problems.pop(spec.name, None)
         if observe and spec.name not in self._watched:
             if not fresh:
                 self._release(spec.name, now_ns)
             self._watched.add(spec.name)
         elif not observe:
             self._watched.discard(spec.name)
-            self.scheduler.put(spec, now_ns, reading)
+            if not self._holds.on_leave(spec.name):
+                self.scheduler.put(spec, now_ns, reading)
 
     def remove(self, name: str, now_ns: int) -> None:
         """Stop controlling a principal and resume it. Unknown names are ignored."""
+        self._drop(name, now_ns)
+        self._holds.forget(name)
+        self.problems.pop(name, None)
+
+    def _drop(self, name: str, now_ns: int) -> None:
+        """Let go of a principal's group. Should another one take its place, its leave goes on."""
         group = self._groups.get(name)
         if group is None:
             return
         self._catch_up()
         self._release(name, now_ns)
         self._watched.discard(name)
-        del self._groups[name], self._base_ns[name]
+        del self._groups[name], self._base_ns[name], self._specs[name]
         self._last_wait_ns.pop(name, None)
-        self.problems.pop(name, None)
         group.close()
 
     def _release(self, name: str, now_ns: int) -> None:
         """Take a principal out of the scheduler and let it run; one that is only watched stays as it is."""
-        if name in self._watched:
+        if name in self._watched or self._holds.on_leave(name):
             return
         self.scheduler.remove(name)
         if self._governor.forget(name, now_ns):
@@ -155,16 +166,19 @@ class Engine:
         self.wakeups += 1
         self._look_ns = now_ns + max(LOOK_NS, LOOK_EACH_NS * len(self._groups))
         self._catch_up(failed=self._failed)
-        gone: tuple[str, ...] = ()
+        gone = self._look_after_holds(now_ns)
         readings: dict[str, Reading] = {}
         groups = self._groups
         try:
             for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
         except GroupGoneError:
-            gone = self._read_what_is_left(now_ns, readings)
+            gone += self._read_what_is_left(now_ns, readings)
         decision = self.scheduler.decide(now_ns, readings)
         wake_ns = decision.next_wake_ns
+        holds_ns = self._holds.next_wake_ns(now_ns)
+        if holds_ns is not None and holds_ns < wake_ns:
+            wake_ns = holds_ns
         self._idle = decision.idle
         pause, resume, breath_ns = self._governor.apply(decision, now_ns)
         # Resume first: on a full host the CPU then always has somebody to run.
@@ -219,11 +233,16 @@ class Engine:
         """Prepare the switches of ``plan`` that come before a breath is due. settles: whose turn has just ended."""
         groups = self._groups
         breath_ns = self._governor.reach_ns(plan)
+        overdue: str | None = None
+        if len(groups) <= LOOKS_AT_ONCE:
+            overdue = self._holds.overdue({turn.name: None for turn in plan}, self._governor.now_ns)
         track: list[_Points] = []
         before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
         for ending, following in pairwise(plan):
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
+            if following.name == overdue:
+                break  # the decision before its turn finds it paused, and looks at it
             read = before if lags else ending
             group = groups[read.name] if read is not None else None
             least_ns, most_ns = (read.least_cpu_ns, read.most_cpu_ns) if read is not None else (0, 0)
@@ -245,6 +264,45 @@ class Engine:
             if ended.name != begun.name:
                 self._governor.switch(ended.name, begun.name, switch.now_ns)
 
+    def _look_after_holds(self, now_ns: int) -> tuple[str, ...]:
+        """Take back whose leave has ended, and look at some pauses; returns whose group is gone (module holding)."""
+        gone: list[str] = []
+        for name in self._holds.back(now_ns):
+            try:
+                if name not in self._watched:
+                    self.scheduler.put(self._specs[name], now_ns, self._groups[name].read())
+            except GroupGoneError:
+                self._watched.add(name)  # the scheduler does not know it
+                self.remove(name, now_ns)
+                gone.append(name)
+        since_ns = self._governor.since_ns()
+        for name in self._holds.due(since_ns, now_ns):
+            trouble: FailedError | None = None
+            try:
+                self._groups[name].check()
+            except GroupGoneError:
+                continue  # who is gone is found by the next reading
+            except FailedError as error:
+                trouble = error
+            if isinstance(trouble, ForeignStopError):
+                self._note_foreign_stop(name, str(trouble))
+            if self._holds.found(name, trouble, now_ns - since_ns[name], now_ns):
+                self._let_run(name, str(trouble), now_ns)
+        return tuple(gone)
+
+    def _let_run(self, name: str, problem: str, now_ns: int) -> None:
+        """Pausing does not work: for now it is only measured."""
+        self.problems[name] = problem
+        self.scheduler.remove(name)
+        self._governor.forget(name, now_ns)
+        with contextlib.suppress(MechanismError):
+            self._groups[name].resume()
+
+    def _note_foreign_stop(self, name: str, problem: str) -> None:
+        if self.problems.get(name) != problem:
+            self._holds.foreign_stop()
+        self.problems[name] = problem
+
     def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
         """Read everybody who is due once more, and drop those whose group is gone; returns their names."""
         gone: list[str] = []
@@ -265,12 +323,19 @@ class Engine:
         except GroupGoneError:
             self.remove(name, self._governor.now_ns)
             return True
-        except (ForeignStopError, MechanismError) as error:
+        except ForeignStopError as error:
+            self._note_foreign_stop(name, str(error))
+        except MechanismError as error:
             self.problems[name] = str(error)
         else:
             if self.problems:
                 self.problems.pop(name, None)
         return False
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong with pauses so far."""
+        return self._holds.faults
 
     def _counted_ns(self, name: str, group: Group) -> int:
         try:

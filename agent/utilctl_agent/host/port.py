@@ -20,6 +20,14 @@ class ForeignStopError(FailedError):
     """The group was already stopped by somebody else. It is left as it is, and will not be resumed by us."""
 
 
+class ForeignResumeError(FailedError):
+    """Somebody else resumed what we had paused. It runs, as they want it to; the pause is not ours any more."""
+
+
+class UnfinishedPauseError(FailedError):
+    """Part of the group goes on or cannot be stopped, so far: a process in the kernel that nothing interrupts."""
+
+
 class MechanismError(FailedError):
     """The kernel refused to pause or resume the group (permission, read-only mount). It keeps running."""
 
@@ -64,6 +72,15 @@ class Group(Protocol):
 
     def resume(self) -> None:
         """Let the group run again; undoes only our own pauses. Idempotent. Raises MechanismError."""
+        ...
+
+    def check(self) -> None:
+        """See whether a pause in force still is as we made it; may look at a part of a large group only.
+
+        Costs system calls that pausing and resuming do without, so it is for now and then. Raises ForeignResumeError,
+        UnfinishedPauseError, ForeignStopError if somebody else has stopped what we hold (that part is theirs from now
+        on, and stays stopped), GroupGoneError, or MechanismError.
+        """
         ...
 
     def close(self) -> None:

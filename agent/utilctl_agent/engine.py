@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
-from utilctl_agent.holding import LOOKS_AT_ONCE, Faults, HoldWatch
+from utilctl_agent.holding import MOST_LOOKS, Faults, HoldWatch
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
@@ -234,7 +234,7 @@ class Engine:
         groups = self._groups
         breath_ns = self._governor.reach_ns(plan)
         overdue: str | None = None
-        if len(groups) <= LOOKS_AT_ONCE:
+        if len(groups) <= MOST_LOOKS:
             overdue = self._holds.overdue({turn.name: None for turn in plan}, self._governor.now_ns)
         track: list[_Points] = []
         before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
@@ -288,6 +288,8 @@ class Engine:
                 self._note_foreign_stop(name, str(trouble))
             if self._holds.found(name, trouble, now_ns - since_ns[name], now_ns):
                 self._let_run(name, str(trouble), now_ns)
+            elif trouble is None and self.problems and not self._holds.doubts(name):
+                self.problems.pop(name, None)
         return tuple(gone)
 
     def _let_run(self, name: str, problem: str, now_ns: int) -> None:
@@ -328,7 +330,7 @@ class Engine:
         except MechanismError as error:
             self.problems[name] = str(error)
         else:
-            if self.problems:
+            if self.problems and not self._holds.doubts(name):
                 self.problems.pop(name, None)
         return False
 

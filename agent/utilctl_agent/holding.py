@@ -6,7 +6,7 @@ nobody. Or it does not take effect, because a process sits in the kernel where n
 group gets a *leave*: it runs and is measured only, and is taken back later. Each further leave is twice as long as the
 one before, up to LONGEST_LEAVE_NS; a group that held for as long as its last leave begins anew.
 
-Looking costs a system call or a few, so it is done in the slow path alone, for a few groups at a time.
+Looking costs a system call or a few, so it is done in the slow path alone, of a few groups at a time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 LOOK_EVERY_NS: Final = 100 * NS_PER_MS
-LOOKS_AT_ONCE: Final = 8
-"""Arbitrary, both of them: at 2 us a cgroup, less than 0.02 % of a CPU."""
+MOST_LOOKS: Final = 8
+"""How many looks there are in LOOK_EVERY_NS. Arbitrary, both: at 2 us a cgroup, less than 0.02 % of a CPU."""
 OVERDUE_NS: Final = 5 * NS_PER_S
 """Who was not looked at for this long although it was paused now and then is looked at before its next turn."""
 SETTLE_NS: Final = 20 * NS_PER_MS
@@ -57,30 +57,36 @@ class HoldWatch:
 
     faults: Faults = field(default_factory=Faults)
     _looked_ns: dict[str, int] = field(default_factory=dict)  # when last; of those that have ever been due for it
-    _next_look_ns: int = 0
+    _period_ends_ns: int = 0
+    _looks_left: int = 0
     _unfinished_since_ns: dict[str, int] = field(default_factory=dict)
     _leaves: dict[str, _Leave] = field(default_factory=dict)  # in force and past
     _on_leave: dict[str, None] = field(default_factory=dict)
 
     def due(self, paused_since_ns: Mapping[str, int], now_ns: int) -> list[str]:
-        """Whom of the paused ones to look at now: those that were not for longest."""
-        if now_ns < self._next_look_ns or not paused_since_ns:
+        """Whom of the paused ones to look at now: those that were not for longest.
+
+        None twice within LOOK_EVERY_NS, nor more than MOST_LOOKS together.
+        """
+        if now_ns >= self._period_ends_ns:
+            self._period_ends_ns, self._looks_left = now_ns + LOOK_EVERY_NS, MOST_LOOKS
+        if not self._looks_left:
             return []
-        self._next_look_ns = now_ns + LOOK_EVERY_NS
         looked_ns = self._looked_ns
-        names = nsmallest(LOOKS_AT_ONCE, paused_since_ns, key=lambda name: looked_ns.get(name, 0))
+        waiting = [name for name in paused_since_ns if now_ns - looked_ns.get(name, -LOOK_EVERY_NS) >= LOOK_EVERY_NS]
+        names = nsmallest(self._looks_left, waiting, key=lambda name: looked_ns.get(name, 0))
+        self._looks_left -= len(names)
         looked_ns.update(dict.fromkeys(names, now_ns))
         return names
 
     def overdue(self, names: Iterable[str], now_ns: int) -> str | None:
-        """The first of ``names`` that was not looked at for OVERDUE_NS, or never; it counts as looked at from now on.
+        """The first of ``names`` that was not looked at for OVERDUE_NS, or never. Once: then it is not for a while.
 
         Only few can be missed: where decisions always find the same one running.
         """
         for name in names:
             if now_ns - self._looked_ns.setdefault(name, now_ns) >= OVERDUE_NS:
-                self._looked_ns[name] = now_ns
-                self._next_look_ns = 0
+                self._looked_ns[name] = now_ns - LOOK_EVERY_NS
                 return name
         return None
 
@@ -121,6 +127,10 @@ class HoldWatch:
     def on_leave(self, name: str) -> bool:
         """Whether it is let run now."""
         return name in self._on_leave
+
+    def doubts(self, name: str) -> bool:
+        """Whether it is on leave, or has not yet held for as long as its last leave was."""
+        return name in self._leaves
 
     def back(self, now_ns: int) -> list[str]:
         """Whose leave has ended; from now on they are not on leave."""

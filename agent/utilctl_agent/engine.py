@@ -172,7 +172,7 @@ class Engine:
         try:
             for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
-        except GroupGoneError:
+        except (GroupGoneError, MechanismError):
             gone += self._read_what_is_left(now_ns, readings)
         decision = self.scheduler.decide(now_ns, readings)
         wake_ns = decision.next_wake_ns
@@ -191,7 +191,7 @@ class Engine:
         closed = decision.closed
         if self._closed:
             closed = (*self.settle(), *closed)
-        if decision.plan and not gone:
+        if decision.plan and not gone and not self._holds.suspicious:
             settles = decision.ineligible[0] if decision.lags and decision.ineligible else None
             self._lay_track(decision.plan, lags=decision.lags, settles=settles)
         if self._plan:
@@ -271,7 +271,7 @@ class Engine:
             try:
                 if name not in self._watched:
                     self.scheduler.put(self._specs[name], now_ns, self._groups[name].read())
-            except GroupGoneError:
+            except (GroupGoneError, MechanismError):
                 self._watched.add(name)  # the scheduler does not know it
                 self.remove(name, now_ns)
                 gone.append(name)
@@ -306,13 +306,19 @@ class Engine:
         self.problems[name] = problem
 
     def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
-        """Read everybody who is due once more, and drop those whose group is gone; returns their names."""
+        """Read everybody who is due once more, and drop those whose group is gone; returns their names.
+
+        Who cannot be read is reported, and taken as not measured.
+        """
         gone: list[str] = []
         for name, observe in self.scheduler.due(now_ns).items():
             try:
                 readings[name] = self._groups[name].read(observe=observe)
             except GroupGoneError:
                 gone.append(name)
+                readings.pop(name, None)
+            except MechanismError as error:
+                self.problems[name] = str(error)
                 readings.pop(name, None)
         for name in gone:
             self.remove(name, now_ns)
@@ -342,7 +348,7 @@ class Engine:
     def _counted_ns(self, name: str, group: Group) -> int:
         try:
             return group.read().cpu_ns - self._base_ns[name]
-        except GroupGoneError:
+        except (GroupGoneError, MechanismError):
             return 0
 
     def readings(self) -> Mapping[str, Reading]:
@@ -351,7 +357,7 @@ class Engine:
         for name, group in self._groups.items():
             try:
                 reading = group.read()
-            except GroupGoneError:
+            except (GroupGoneError, MechanismError):
                 continue
             if reading.wait_ns is not None:
                 self._last_wait_ns[name] = reading.wait_ns

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, NamedTuple
 
-from utilctl_agent.host.port import ForeignResumeError, UnfinishedPauseError
+from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, UnfinishedPauseError
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -25,8 +25,6 @@ MOST_LOOKS: Final = 8
 """How many looks there are in LOOK_EVERY_NS. Arbitrary, both: at 2 us a cgroup, less than 0.02 % of a CPU."""
 OVERDUE_NS: Final = 5 * NS_PER_S
 """Who was not looked at for this long although it was paused now and then is looked at before its next turn."""
-SETTLE_NS: Final = 20 * NS_PER_MS
-"""Younger pauses may be unfinished: whoever is stopped must get onto a CPU once, and the kernel must come by."""
 UNFINISHED_NS: Final = 250 * NS_PER_MS
 """Unfinished at every look for this long: it is not the usual wait for a disk. Arbitrary, well below ``max_pause``."""
 FIRST_LEAVE_NS: Final = NS_PER_S
@@ -123,6 +121,11 @@ class HoldWatch:
         self._on_leave[name] = None
         self._unfinished_since_ns.pop(name, None)
         return True
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether some pause was found unfinished and is to be looked at again soon: not the time for long plans."""
+        return bool(self._unfinished_since_ns)
 
     def on_leave(self, name: str) -> bool:
         """Whether it is let run now."""

@@ -13,12 +13,11 @@ from utilctl_agent.holding import (
     LOOK_EVERY_NS,
     MOST_LOOKS,
     OVERDUE_NS,
-    SETTLE_NS,
     UNFINISHED_NS,
     Faults,
     HoldWatch,
 )
-from utilctl_agent.host.port import ForeignResumeError, ForeignStopError, UnfinishedPauseError
+from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, ForeignStopError, UnfinishedPauseError
 from utilctl_agent.testing import SimulatedGroup, SimulatedHost, Spin, run_engine
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -147,7 +146,7 @@ def run_with_a_foreign_writer(engine: Engine, host: SimulatedHost, group: Simula
     while host.now_ns() < until_ns:
         if host.now_ns() >= next_ns:
             next_ns += 5 * NS_PER_MS
-            group.resume_by_user()
+            group.thaw()
         wake_ns = engine.step(host.now_ns()).next_wake_ns
         host.advance_to(min(max(wake_ns, host.now_ns() + 1), max(next_ns, host.now_ns() + 1), until_ns))
 
@@ -189,7 +188,7 @@ class TestOfTheEngine:
         stuck.stubborn = True
         engine.put(PrincipalSpec("stuck", 1.0), 0)
         engine.put(PrincipalSpec("b", 20.0), 0)
-        run_engine(engine, host, 2 * NS_PER_S)
+        run_engine(engine, host, NS_PER_S)
         assert engine.faults.unfinished_pauses == 1
         assert "does not stop" in engine.problems["stuck"]
         stuck.stubborn = False
@@ -213,11 +212,11 @@ class TestOfTheEngine:
     def test_on_leave_it_can_be_watched_removed_and_closed(self, engine: Engine, host: SimulatedHost) -> None:
         groups = spinners(engine, host, "watched", "removed", "closed", "b")
         for group in groups[:3]:
-            group.resume_by_user()
+            group.thaw()
         for _ in range(40):
             for group in groups[:3]:
                 if group.stopped:
-                    group.resume_by_user()
+                    group.thaw()
             host.advance_to(max(engine.step(host.now_ns()).next_wake_ns, host.now_ns() + 1))
         assert set(engine.problems) == {"watched", "removed", "closed"}
         engine.put(PrincipalSpec("watched", 1.0), host.now_ns(), observe=True)
@@ -245,7 +244,7 @@ class TestOfTheEngine:
         run_engine(engine, host, NS_PER_S)
         while theirs.stopped:
             host.advance_to(max(engine.step(host.now_ns()).next_wake_ns, host.now_ns() + 1))
-        theirs.stop_by_user()
+        theirs.freeze()
         run_engine(engine, host, 5 * NS_PER_S)
         assert engine.faults == Faults(foreign_stops=1)
         assert theirs.stopped_by_user

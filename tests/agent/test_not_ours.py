@@ -19,10 +19,11 @@ from support.processes import freeze, is_frozen, is_stopped, spinning, temporary
 from utilctl_agent.host.cgroup import CgroupGroup, freezer_refusal
 from utilctl_agent.host.freezer_v1 import FreezerV1Group, freezer_v1_refusal
 from utilctl_agent.host.hierarchies import FREEZER_V1, v1_mount
-from utilctl_agent.host.port import ForeignResumeError, ForeignStopError, UnfinishedPauseError
+from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, ForeignStopError, UnfinishedPauseError
 from utilctl_agent.host.processes import CHECKED_AT_ONCE, ProcessGroup
 from utilctl_agent.host.procstat import ProcessId, identify, read_stat
 from utilctl_agent.safety.journal import Journal
+from utilctl_common.quantities import NS_PER_S
 
 pytestmark = pytest.mark.kernel
 
@@ -110,6 +111,7 @@ class TestStoppedProcesses:
             for _ in range(3):
                 look(group)
             os.kill(processes[-1].pid, signal.SIGCONT)
+            time.sleep(SETTLE_NS / NS_PER_S)
             looks_that_found = 0
             for _ in range(2):
                 try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from utilctl_agent.host.cgroupfile import translated
-from utilctl_agent.host.port import ForeignResumeError, GroupGoneError, Ledger, UnfinishedPauseError
+from utilctl_agent.host.port import ForeignResumeError, Ledger, MechanismError, UnfinishedPauseError
 from utilctl_common.errors import FailedError
 
 FreezerState = Literal["thawed", "freezing", "frozen"]
@@ -34,6 +34,7 @@ class FreezableCgroup(abc.ABC):
         self.path = path
         self._ledger = ledger
         self._slot: int | None = None
+        self._inode = 0
         self._switch = -1
         self._frozen = False
         self._fds: list[int] = []
@@ -45,7 +46,8 @@ class FreezableCgroup(abc.ABC):
 
     def _enter(self, *, v1: bool = False) -> None:
         """Reserve the journal's slot; the last thing to do on opening."""
-        self._slot = self._ledger.enter_cgroup(str(self.path), self.path.stat().st_ino, v1=v1)
+        self._inode = self.path.stat().st_ino
+        self._slot = self._ledger.enter_cgroup(str(self.path), self._inode, v1=v1)
 
     @abc.abstractmethod
     def _refuse_foreign(self) -> None:
@@ -75,10 +77,21 @@ class FreezableCgroup(abc.ABC):
         try:
             os.pwrite(self._switch, self.THAWED, 0)
         except OSError as error:
-            failure = translated(self.path, error)
-            if not isinstance(failure, GroupGoneError):  # else it was removed meanwhile: nothing is left to resume
-                raise failure from None
+            if self._exists():
+                raise MechanismError(
+                    f"cgroup {self.path} cannot be thawed: {error.strerror}", hint="run utilctl thaw --all"
+                ) from None
+            # Removed meanwhile: nothing is left to resume.
         self._forget_pause()
+
+    def _exists(self) -> bool:
+        """Whether the cgroup is there; what cannot be known counts as there, for then its pause stays noted."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
     def check(self) -> None:
         """See host.port.Group."""

@@ -6,10 +6,14 @@ contract tests run on all of them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from utilctl_agent.alps.model import Reading
 from utilctl_common.errors import FailedError
+from utilctl_common.quantities import NS_PER_MS
+
+SETTLE_NS: Final = 20 * NS_PER_MS
+"""Younger pauses may be unfinished: whoever is stopped must get onto a CPU once, and the kernel must come by."""
 
 
 class GroupGoneError(FailedError):

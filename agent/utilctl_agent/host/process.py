@@ -15,7 +15,7 @@ import signal
 import time
 from typing import Final
 
-from utilctl_agent.host.port import ForeignResumeError, ForeignStopError, Ledger, UnfinishedPauseError
+from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, ForeignStopError, Ledger, UnfinishedPauseError
 from utilctl_agent.host.procstat import ProcessId, has_ended, parse_stat, thread_states
 from utilctl_agent.safety.journal import JournalError
 
@@ -37,6 +37,7 @@ class ControlledProcess:
         self._ledger = ledger
         self._slot: int | None = None
         self.paused = False
+        self._since_ns = 0
         self.pidfd = os.pidfd_open(process.pid)
         self._stat = -1
         self._schedstat = -1
@@ -82,7 +83,8 @@ class ControlledProcess:
         """SIGSTOP, unless somebody else stopped it before: then it is not ours to resume."""
         if self.paused or self._slot is None or self.state() in _STOPPED_STATES:
             return
-        self._ledger.begin(self._slot, time.monotonic_ns())
+        self._since_ns = time.monotonic_ns()
+        self._ledger.begin(self._slot, self._since_ns)
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
         except OSError:
@@ -91,37 +93,52 @@ class ControlledProcess:
         self.paused = True
 
     def cont(self) -> None:
-        """SIGCONT, if we stopped it."""
-        if self.paused and self._slot is not None:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                self._forget_pause()
-                raise
+        """SIGCONT, if we stopped it. Raises ProcessLookupError if it has ended; after another error it is stopped."""
+        if not self.paused:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+        except ProcessLookupError as error:
+            if not self._ended():
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             self._forget_pause()
+            raise
+        self._forget_pause()
+
+    def _ended(self) -> bool:
+        """Whether it is known to have ended."""
+        try:
+            self.state()
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def check(self) -> None:
         """Raise if a stop of ours is not as we left it; see host.port.Group.check. OSError once it has ended."""
         if not self.paused:
             return
         pid = self.process.pid
-        pending = _stop_pending(pid)
+        # In this order: once it is seen stopped, what is pending is not the SIGSTOP that has stopped it.
         states = thread_states(pid, SAMPLED_THREADS) - _ENDED_STATES
+        pending = _stop_pending(pid)
         self.state()  # what was read by pid is that of this process: it has not ended
         if not states:
             return
-        held = states <= _STOPPED_STATES
-        if held and pending:
-            # Somebody else's: a stopped process keeps a second SIGSTOP for later. Our SIGCONT would cancel it.
-            self._forget_pause()
-            raise ForeignStopError(f"process {pid} was stopped by somebody else", hint="it is left stopped")
-        if held:
+        if states <= _STOPPED_STATES:
+            if pending:
+                # A stopped process keeps a second SIGSTOP for later. Our SIGCONT would cancel it.
+                self._forget_pause()
+                raise ForeignStopError(f"process {pid} was stopped by somebody else", hint="it is left stopped")
             return
-        if pending or not states.isdisjoint(_STOPPED_STATES):
+        young = time.monotonic_ns() - self._since_ns < SETTLE_NS
+        if pending or young or not states.isdisjoint(_STOPPED_STATES):
             raise UnfinishedPauseError(
                 f"process {pid} does not stop: it cannot be interrupted", hint="look for state D in ps -L"
             )
-        self._forget_pause()
+        # Even so it may be about to stop: between taking the signal and stopping it can lose its CPU.
+        self.cont()
         raise ForeignResumeError(
             f"process {pid} was resumed by somebody else", hint="only one program should send it SIGCONT"
         )

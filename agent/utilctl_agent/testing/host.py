@@ -131,7 +131,7 @@ class SimulatedGroup:
             return
         with contextlib.suppress(GroupGoneError):
             self._call("continue")
-        self.let_go()
+        self.thaw()
         self._paused = False
         self._cross_out()
 
@@ -155,23 +155,21 @@ class SimulatedGroup:
             self.ledger.leave(self._slot)
         self._slot = None
 
-    def stop_by_user(self) -> None:
-        """Somebody else stops it. What we hold already is one with that: there is one switch."""
-        if not self._paused:
+    @property
+    def paused(self) -> bool:
+        """Whether we hold it, as far as we know: somebody else may have thawed it."""
+        return self._paused
+
+    def freeze(self) -> None:
+        """Somebody else moves the switch: nothing changes if it is frozen already."""
+        if not self.stopped:
             self.stopped_by_user = True
-        elif not self.stopped:
-            self.stopped = True
-        self.host.unqueue(self)
+            self.host.unqueue(self)
 
-    def resume_by_user(self) -> None:
-        """Somebody else resumes it, whoever stopped it."""
-        self.stopped_by_user = False
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Undo a pause of ours, without a word to its owner: what a guard does."""
-        self.stopped = False
-        if not self.stopped_by_user:
+    def thaw(self) -> None:
+        """Somebody moves the switch, a user or a guard: it runs, whoever froze it."""
+        if self.held:
+            self.stopped = self.stopped_by_user = False
             self.host.requeue(self)
 
     def fork(self, behaviour: Spin | Bursts) -> None:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.gang import Gang
+from utilctl_agent.holding import MOST_LOOKS, Faults, HoldWatch
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
@@ -58,7 +59,9 @@ class Engine:
     wakeups: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     _governor: PauseGovernor = field(init=False)
+    _holds: HoldWatch = field(default_factory=HoldWatch)
     _groups: dict[str, Group] = field(default_factory=dict)
+    _specs: dict[str, PrincipalSpec] = field(default_factory=dict)
     _watched: set[str] = field(default_factory=set)  # measured only
     _last_wait_ns: dict[str, int] = field(default_factory=dict)
     _base_ns: dict[str, int] = field(
@@ -93,35 +96,43 @@ class Engine:
         counted_ns = 0
         if fresh and spec.name in self._groups:
             counted_ns = self._counted_ns(spec.name, self._groups[spec.name])
-            self.remove(spec.name, now_ns)
+            self._drop(spec.name, now_ns)
+        self._specs[spec.name] = spec
         if fresh:
             self._groups[spec.name] = taken
             self._base_ns[spec.name] = reading.cpu_ns - counted_ns
-            self.problems.pop(spec.name, None)
+            if not self._holds.on_leave(spec.name):
+                self.problems.pop(spec.name, None)
         if observe and spec.name not in self._watched:
             if not fresh:
                 self._release(spec.name, now_ns)
             self._watched.add(spec.name)
         elif not observe:
             self._watched.discard(spec.name)
-            self.scheduler.put(spec, now_ns, reading)
+            if not self._holds.on_leave(spec.name):
+                self.scheduler.put(spec, now_ns, reading)
 
     def remove(self, name: str, now_ns: int) -> None:
         """Stop controlling a principal and resume it. Unknown names are ignored."""
+        self._drop(name, now_ns)
+        self._holds.forget(name)
+        self.problems.pop(name, None)
+
+    def _drop(self, name: str, now_ns: int) -> None:
+        """Let go of a principal's group. Should another one take its place, its leave goes on."""
         group = self._groups.get(name)
         if group is None:
             return
         self._catch_up()
         self._release(name, now_ns)
         self._watched.discard(name)
-        del self._groups[name], self._base_ns[name]
+        del self._groups[name], self._base_ns[name], self._specs[name]
         self._last_wait_ns.pop(name, None)
-        self.problems.pop(name, None)
         group.close()
 
     def _release(self, name: str, now_ns: int) -> None:
         """Take a principal out of the scheduler and let it run; one that is only watched stays as it is."""
-        if name in self._watched:
+        if name in self._watched or self._holds.on_leave(name):
             return
         self.scheduler.remove(name)
         if self._governor.forget(name, now_ns):
@@ -164,7 +175,7 @@ class Engine:
         self.wakeups += 1
         self._look_ns = now_ns + max(LOOK_NS, LOOK_EACH_NS * len(self._groups))
         self._catch_up(failed=self._failed)
-        gone: tuple[str, ...] = ()
+        gone = self._look_after_holds(now_ns)
         readings: dict[str, Reading] = {}
         groups = self._groups
         try:
@@ -172,10 +183,13 @@ class Engine:
                 readings[name] = groups[name].read(observe=False)
             for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
-        except GroupGoneError:
-            gone = self._read_what_is_left(now_ns, readings)
+        except (GroupGoneError, MechanismError):
+            gone += self._read_what_is_left(now_ns, readings)
         decision = self.scheduler.decide(now_ns, readings)
         wake_ns = decision.next_wake_ns
+        holds_ns = self._holds.next_wake_ns(now_ns)
+        if holds_ns is not None and holds_ns < wake_ns:
+            wake_ns = holds_ns
         self._idle = decision.idle
         pause, resume, breath_ns = self._governor.apply(decision, now_ns)
         # Resume first: on a full host the CPU then always has somebody to run.
@@ -188,7 +202,7 @@ class Engine:
         closed = decision.closed
         if self._closed:
             closed = (*self.settle(), *closed)
-        if decision.plan and not gone:
+        if decision.plan and not gone and not self._holds.suspicious:
             settles = decision.ineligible[0] if decision.lags and decision.ineligible else None
             self._lay_track(decision.plan, lags=decision.lags, settles=settles)
         if self._plan:
@@ -238,11 +252,17 @@ class Engine:
             return gangs[turn.names]
 
         breath_ns = self._governor.reach_ns(plan)
+        overdue: str | None = None
+        if len(self._groups) <= MOST_LOOKS:
+            names = dict.fromkeys(name for turn in plan for name in turn.names)
+            overdue = self._holds.overdue(names, self._governor.now_ns)
         track: list[_Points] = []
         before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
         for ending, following in pairwise(plan):
             if breath_ns is not None and following.until_ns > breath_ns:
                 break
+            if overdue in following.names:
+                break  # the decision before its turn finds it paused, and looks at it
             read = before if lags else ending
             group = group_of(read) if read is not None else None
             least_ns, most_ns = (read.least_cpu_ns, read.most_cpu_ns) if read is not None else (0, 0)
@@ -265,14 +285,61 @@ class Engine:
             if ended.name != begun.name:
                 self._governor.switch(ended.names, begun.names, switch.now_ns)
 
+    def _look_after_holds(self, now_ns: int) -> tuple[str, ...]:
+        """Take back whose leave has ended, and look at some pauses; returns whose group is gone (module holding)."""
+        gone: list[str] = []
+        for name in self._holds.back(now_ns):
+            try:
+                if name not in self._watched:
+                    self.scheduler.put(self._specs[name], now_ns, self._groups[name].read())
+            except (GroupGoneError, MechanismError):
+                self._watched.add(name)  # the scheduler does not know it
+                self.remove(name, now_ns)
+                gone.append(name)
+        since_ns = self._governor.since_ns()
+        for name in self._holds.due(since_ns, now_ns):
+            trouble: FailedError | None = None
+            try:
+                self._groups[name].check()
+            except GroupGoneError:
+                continue  # who is gone is found by the next reading
+            except FailedError as error:
+                trouble = error
+            if isinstance(trouble, ForeignStopError):
+                self._note_foreign_stop(name, str(trouble))
+            if self._holds.found(name, trouble, now_ns - since_ns[name], now_ns):
+                self._let_run(name, str(trouble), now_ns)
+            elif trouble is None and self.problems and not self._holds.doubts(name):
+                self.problems.pop(name, None)
+        return tuple(gone)
+
+    def _let_run(self, name: str, problem: str, now_ns: int) -> None:
+        """Pausing does not work: for now it is only measured."""
+        self.problems[name] = problem
+        self.scheduler.remove(name)
+        self._governor.forget(name, now_ns)
+        with contextlib.suppress(MechanismError):
+            self._groups[name].resume()
+
+    def _note_foreign_stop(self, name: str, problem: str) -> None:
+        if self.problems.get(name) != problem:
+            self._holds.foreign_stop()
+        self.problems[name] = problem
+
     def _read_what_is_left(self, now_ns: int, readings: dict[str, Reading]) -> tuple[str, ...]:
-        """Read everybody who is due once more, and drop those whose group is gone; returns their names."""
+        """Read everybody who is due once more, and drop those whose group is gone; returns their names.
+
+        Who cannot be read is reported, and taken as not measured.
+        """
         gone: list[str] = []
         for name, observe in self.scheduler.due(now_ns).items():
             try:
                 readings[name] = self._groups[name].read(observe=observe)
             except GroupGoneError:
                 gone.append(name)
+                readings.pop(name, None)
+            except MechanismError as error:
+                self.problems[name] = str(error)
                 readings.pop(name, None)
         for name in gone:
             self.remove(name, now_ns)
@@ -285,17 +352,24 @@ class Engine:
         except GroupGoneError:
             self.remove(name, self._governor.now_ns)
             return True
-        except (ForeignStopError, MechanismError) as error:
+        except ForeignStopError as error:
+            self._note_foreign_stop(name, str(error))
+        except MechanismError as error:
             self.problems[name] = str(error)
         else:
-            if self.problems:
+            if self.problems and not self._holds.doubts(name):
                 self.problems.pop(name, None)
         return False
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong with pauses so far."""
+        return self._holds.faults
 
     def _counted_ns(self, name: str, group: Group) -> int:
         try:
             return group.read().cpu_ns - self._base_ns[name]
-        except GroupGoneError:
+        except (GroupGoneError, MechanismError):
             return 0
 
     def readings(self) -> Mapping[str, Reading]:
@@ -304,7 +378,7 @@ class Engine:
         for name, group in self._groups.items():
             try:
                 reading = group.read()
-            except GroupGoneError:
+            except (GroupGoneError, MechanismError):
                 continue
             if reading.wait_ns is not None:
                 self._last_wait_ns[name] = reading.wait_ns

@@ -357,6 +357,7 @@ class Loop:
             rms_error_sum=self._rms_error_sum,
             late_sum_ns=self._late_sum_ns,
             late_max_ns=self._late_max_ns,
+            **self._engine.faults._asdict(),
             principals=principals,
         )
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading
 from utilctl_agent.engine import Step
+from utilctl_agent.holding import Faults
 from utilctl_agent.host.port import Group
 from utilctl_agent.stepper import Stepper
 from utilctl_agent.weight_engine import Weighable, WeightEngine
@@ -44,6 +45,11 @@ class MixedEngine:
     def problems(self) -> Mapping[str, str]:
         """See stepper.Stepper."""
         return {**self.pausing.problems, **self.weighing.problems}
+
+    @property
+    def faults(self) -> Faults:
+        """See stepper.Stepper."""
+        return Faults(*map(sum, zip(self.pausing.faults, self.weighing.faults, strict=True)))
 
     def put(self, spec: PrincipalSpec, now_ns: int, group: Group | None = None, *, observe: bool = False) -> None:
         """See engine.Engine.put; an exchanged group may be of the other kind."""

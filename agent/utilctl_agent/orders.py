@@ -168,7 +168,8 @@ class PrincipalReport:
 class LoopReport:
     """The loop's state at ``now_ns`` (CLOCK_MONOTONIC). Totals count since its start.
 
-    cycles_since_roster: whole cycles that ended since the newest roster was applied.
+    cycles_since_roster: whole cycles that ended since the newest roster was applied. foreign_writes, foreign_stops,
+    unfinished_pauses: see holding.Faults.
     """
 
     now_ns: int
@@ -183,6 +184,9 @@ class LoopReport:
     rms_error_sum: float
     late_sum_ns: int
     late_max_ns: int
+    foreign_writes: int = 0
+    foreign_stops: int = 0
+    unfinished_pauses: int = 0
     principals: dict[str, PrincipalReport] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading
 from utilctl_agent.engine import Step
+from utilctl_agent.holding import Faults
 from utilctl_agent.host.port import Group
 
 
@@ -23,6 +24,11 @@ class Stepper(Protocol):
     @property
     def problems(self) -> Mapping[str, str]:
         """What keeps us from controlling a principal."""
+        ...
+
+    @property
+    def faults(self) -> Faults:
+        """What went wrong with holding principals back, counted."""
         ...
 
     def put(self, spec: PrincipalSpec, now_ns: int, group: Group | None = None, *, observe: bool = False) -> None:

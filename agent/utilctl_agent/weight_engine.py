@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading
 from utilctl_agent.alps.weights import Knob, WeightScheduler
 from utilctl_agent.engine import Step
+from utilctl_agent.holding import Faults
 from utilctl_agent.host.port import ForeignWeightError, Group, GroupGoneError, MechanismError
 from utilctl_common.errors import FailedError
 
@@ -58,6 +59,11 @@ class WeightEngine:
     _lost: set[str] = field(default_factory=set)  # their weights are somebody else's
     _refused: set[str] = field(default_factory=set)  # the last write failed
     _bystanders: dict[str, PrincipalSpec] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> Faults:
+        """See stepper.Stepper."""
+        return Faults(foreign_writes=self.foreign_writes)
 
     def put(self, spec: PrincipalSpec, now_ns: int, group: Group | None = None, *, observe: bool = False) -> None:
         """See engine.Engine.put. Raises MechanismError for a group without a weight."""

@@ -67,6 +67,10 @@ class Recorder:
             raise self.refusal
         self.acts.append(f"resume {self.name}")
 
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
     def close(self) -> None:
         self.closed += 1
 

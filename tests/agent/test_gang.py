@@ -44,6 +44,9 @@ class Stubborn:
             raise MechanismError("not permitted")
         self.group.resume()
 
+    def check(self) -> None:
+        self.group.check()
+
     def close(self) -> None:
         self.group.close()
 

@@ -8,8 +8,15 @@ import pytest
 
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.composite import CompositeGroup
-from utilctl_agent.host.port import ForeignStopError, GroupGoneError, MechanismError
+from utilctl_agent.host.port import (
+    ForeignResumeError,
+    ForeignStopError,
+    GroupGoneError,
+    MechanismError,
+    UnfinishedPauseError,
+)
 from utilctl_agent.testing import SimulatedHost, Spin
+from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
 
 
@@ -20,6 +27,7 @@ class Part:
     reading: Reading
     refuses: bool = False
     paused: bool = False
+    trouble: FailedError | None = None
     mechanism: str = "signal"
 
     def read(self, *, observe: bool = True) -> Reading:
@@ -37,6 +45,10 @@ class Part:
         if self.refuses:
             raise MechanismError("refused")
         self.paused = False
+
+    def check(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
 
     def close(self) -> None:
         self.paused = False
@@ -141,3 +153,23 @@ def test_parts_are_observed_only_if_the_whole_is() -> None:
 def test_mechanisms_are_joined() -> None:
     host = SimulatedHost()
     assert CompositeGroup([Part(Reading(0)), host.group("frozen", Spin())]).mechanism == "freezer+signal"
+
+
+def test_a_look_at_it_finds_who_was_resumed_by_others_whatever_else_is_wrong() -> None:
+    unfinished = Part(Reading(0), trouble=UnfinishedPauseError("a part goes on"))
+    resumed = Part(Reading(0), trouble=ForeignResumeError("resumed by hand"))
+    fine = Part(Reading(0))
+    for parts in ([unfinished, resumed], [resumed, unfinished], [fine, resumed, unfinished]):
+        with pytest.raises(ForeignResumeError):
+            CompositeGroup(parts).check()
+    with pytest.raises(UnfinishedPauseError):
+        CompositeGroup([fine, unfinished]).check()
+    CompositeGroup([fine]).check()
+
+
+def test_a_look_at_it_drops_a_part_that_has_ended() -> None:
+    ended = Part(Reading(0), trouble=GroupGoneError("it has ended"))
+    left = Part(Reading(0))
+    whole = CompositeGroup([ended, left])
+    whole.check()
+    assert whole.parts == (left,)

@@ -22,6 +22,9 @@ LOOP = LoopReport(
     rms_error_sum=0.05,
     late_sum_ns=2_000_000,
     late_max_ns=90_000,
+    foreign_writes=3,
+    foreign_stops=2,
+    unfinished_pauses=1,
 )
 REPORT = HostReport(
     sequence=1,
@@ -58,6 +61,10 @@ def test_figures_carry_the_prefix_base_units_and_their_host_and_service() -> Non
     points = collected(reader)
     of_web = {"host": "host-a", "service": "svc=web"}
     assert points["utilctl_cpu_seconds_total"] == (1.5, of_web)
+    of_host = {"host": "host-a"}
+    assert points["utilctl_foreign_writes_total"] == (3.0, of_host)
+    assert points["utilctl_foreign_stops_total"] == (2.0, of_host)
+    assert points["utilctl_unfinished_pauses_total"] == (1.0, of_host)
     assert points["utilctl_paused_seconds_total"] == (0.25, of_web)
     assert points["utilctl_demand_cores"] == (2.0, of_web)
     assert points["utilctl_unclaimed_cores"] == (0.25, {"host": "host-a"})

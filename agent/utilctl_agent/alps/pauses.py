@@ -7,7 +7,7 @@ breath is charged to it like everything else, so shares still come out right. Pu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -119,6 +119,10 @@ class PauseGovernor:
     def paused(self) -> frozenset[str]:
         """Who is paused now."""
         return frozenset(self._paused_since_ns)
+
+    def since_ns(self) -> Mapping[str, int]:
+        """Who is paused, and since when; the oldest pause first. A view, true until the next call."""
+        return self._paused_since_ns
 
     def paused_ns(self, name: str, now_ns: int) -> int:
         """Time that ``name`` has spent paused, in total."""

@@ -2,13 +2,12 @@
 
 The freezer is invisible to the application (no signals, no EINTR). CPU time comes from ``cpu.stat``, the time in
 which the group was ready and nothing of it ran from ``cpu.pressure`` (PSI, the ``full`` line). See
-Documentation/admin-guide/cgroup-v2.rst. All files stay open; a read or write is one system call.
+Documentation/admin-guide/cgroup-v2.rst. Pausing is in module ``freezing``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import time
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
-from utilctl_agent.host.descriptors import keep
-from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
+from utilctl_agent.host.cgroupfile import opening, translated
+from utilctl_agent.host.freezing import FreezableCgroup, FreezerState
+from utilctl_agent.host.port import ForeignStopError, Ledger
 from utilctl_agent.host.procstat import read_stat
-from utilctl_agent.safety.journal import JournalError
-from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S, NS_PER_US
 
 
@@ -66,44 +64,28 @@ CLOCK_TOLERANCE_NS: Final = 200 * NS_PER_US
 """By how much usage and CPU clock may drift apart, by rounding and by the time between the two readings."""
 
 
-class CgroupGroup:
+class CgroupGroup(FreezableCgroup):
     """One cgroup directory. Implements host.port.Group."""
+
+    FROZEN = b"1"
+    THAWED = b"0"
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Open the cgroup. Raises GroupGoneError if it does not exist, MechanismError if it cannot be controlled."""
-        self.path = path
-        self._ledger = ledger
-        self._slot: int | None = None
-        self._fds: list[int] = []
-        self._frozen = False
-        try:
-            self._stat = self._open("cpu.stat", os.O_RDONLY)
-            self._freeze = self._open("cgroup.freeze", os.O_RDWR)
-        except FileNotFoundError:
-            self._close_files()
-            raise GroupGoneError(f"cgroup {path} does not exist") from None
-        except OSError as error:
-            self._close_files()
-            hint = "" if error.errno == errno.EMFILE else "run the agent as root or use signals"
-            raise MechanismError(f"cgroup {path} cannot be controlled: {error.strerror}", hint=hint) from None
+        super().__init__(path, ledger)
         self._pressure: int | None = None
         self._pressure_read_ns = 0
         self._members: list[bytes] = []
         self._members_read_ns = 0
         self._clock: int | None = None  # the CPU clock of its only process
         self._clock_base_ns = 0  # the cgroup's usage before that clock began to count
-        with contextlib.suppress(OSError):
-            self._pressure = self._open("cpu.pressure", os.O_RDONLY)
-        try:
-            self._slot = ledger.enter_cgroup(str(path), path.stat().st_ino)
-        except (OSError, JournalError) as error:
-            self._close_files()
-            raise MechanismError(f"cgroup {path} cannot be journalled: {error}") from None
-
-    def _open(self, name: str, flags: int) -> int:
-        fd = keep(os.open(self.path / name, flags | os.O_CLOEXEC))
-        self._fds.append(fd)
-        return fd
+        with opening(path, self._close_files):
+            self._stat = self._open("cpu.stat", os.O_RDONLY)
+            self._switch = self._open("cgroup.freeze", os.O_RDWR)
+            self._events = self._open("cgroup.events", os.O_RDONLY)
+            with contextlib.suppress(OSError):
+                self._pressure = self._open("cpu.pressure", os.O_RDONLY)
+            self._enter()
 
     @property
     def mechanism(self) -> str:
@@ -131,7 +113,7 @@ class CgroupGroup:
                     pressure = os.pread(self._pressure, 256, 0)
                     wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US  # "... full ... total=N"
         except OSError as error:
-            raise self._translated(error) from None
+            raise translated(self.path, error) from None
         return Reading(cpu_ns, wait_ns, blocked)
 
     def cpu_ns(self) -> int:
@@ -170,7 +152,7 @@ class CgroupGroup:
             stat = os.pread(self._stat, 64, 0)
             return int(stat[11 : stat.index(b"\n")]) * NS_PER_US  # "usage_usec N"
         except OSError as error:
-            raise self._translated(error) from None
+            raise translated(self.path, error) from None
 
     def _blocked(self) -> bool | None:
         """Whether none of the members is ready or running; None if there are too many to look at."""
@@ -180,47 +162,17 @@ class CgroupGroup:
                 return False
         return True if len(self._members) <= SAMPLED_MEMBERS else None
 
-    def pause(self) -> None:
-        """See host.port.Group."""
-        if self._frozen or self._slot is None:
-            return
-        try:
-            if os.pread(self._freeze, 1, 0) != b"0":
-                raise ForeignStopError(f"cgroup {self.path} was frozen by somebody else", hint="it is left frozen")
-            self._ledger.begin(self._slot, time.monotonic_ns())
-            os.pwrite(self._freeze, b"1", 0)
-        except OSError as error:
-            self._ledger.end(self._slot)
-            raise self._translated(error) from None
-        self._frozen = True
+    def _refuse_foreign(self) -> None:
+        if os.pread(self._switch, 1, 0) != b"0":
+            raise ForeignStopError(f"cgroup {self.path} was frozen by somebody else", hint="it is left frozen")
 
-    def resume(self) -> None:
-        """See host.port.Group."""
-        if not self._frozen or self._slot is None:
-            return
-        try:
-            os.pwrite(self._freeze, b"0", 0)
-        except OSError as error:
-            if error.errno != errno.ENODEV:  # removed meanwhile: nothing is left to resume
-                raise self._translated(error) from None
-        self._frozen = False
-        self._ledger.end(self._slot)
-
-    def close(self) -> None:
-        """See host.port.Group."""
-        with contextlib.suppress(FailedError):
-            self.resume()
-        self._close_files()
-
-        if self._slot is not None and not self._frozen:
-            self._ledger.leave(self._slot)
-            self._slot = None
+    def _state(self) -> FreezerState:
+        # What the kernel has reached; the switch says what was asked for. Below a frozen cgroup all are frozen.
+        if b"frozen 1" in os.pread(self._events, 64, 0):
+            return "frozen"
+        return "thawed" if os.pread(self._switch, 1, 0) == b"0" else "freezing"
 
     def _close_files(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
-
-    def _translated(self, error: OSError) -> FailedError:
-        if error.errno in (errno.ENODEV, errno.ENOENT, errno.EBADF):
-            return GroupGoneError(f"cgroup {self.path} was removed")
-        return MechanismError(f"cgroup {self.path}: {error.strerror}", hint="is it mounted read-only?")
+        super()._close_files()
+        self._stat = self._events = -1
+        self._pressure = self._clock = None

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Sequence
 
 from utilctl_agent.alps.model import Reading
-from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError
+from utilctl_agent.host.port import ForeignResumeError, ForeignStopError, Group, GroupGoneError, MechanismError
+from utilctl_common.errors import FailedError
 
 
 class CompositeGroup:
@@ -87,6 +88,21 @@ class CompositeGroup:
                 refusal = error
         if refusal is not None:
             raise refusal
+
+    def check(self) -> None:
+        """See host.port.Group. Every part is looked at; what was resumed by others counts most."""
+        found: FailedError | None = None
+        for part in list(self._parts):
+            try:
+                part.check()
+            except GroupGoneError:
+                self._drop(part)
+            except ForeignResumeError as error:
+                found = error
+            except FailedError as error:
+                found = found or error
+        if found is not None:
+            raise found
 
     def close(self) -> None:
         """See host.port.Group."""

@@ -32,7 +32,11 @@ class _Thread:
         self._schedstat = -1
         with contextlib.suppress(OSError):
             self._schedstat = os.open(f"/proc/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        self._counters = self._read()
+        try:
+            self._counters = self._read()
+        except OSError:
+            self.close()
+            raise
         self._looked_ns = now_ns
         self._ahead_ns = 0
 

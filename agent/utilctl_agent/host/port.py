@@ -6,10 +6,14 @@ contract tests run on all of them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from utilctl_agent.alps.model import Reading
 from utilctl_common.errors import FailedError
+from utilctl_common.quantities import NS_PER_MS
+
+SETTLE_NS: Final = 20 * NS_PER_MS
+"""Younger pauses may be unfinished: whoever is stopped must get onto a CPU once, and the kernel must come by."""
 
 
 class GroupGoneError(FailedError):
@@ -18,6 +22,14 @@ class GroupGoneError(FailedError):
 
 class ForeignStopError(FailedError):
     """The group was already stopped by somebody else. It is left as it is, and will not be resumed by us."""
+
+
+class ForeignResumeError(FailedError):
+    """Somebody else resumed what we had paused. It runs, as they want it to; the pause is not ours any more."""
+
+
+class UnfinishedPauseError(FailedError):
+    """Part of the group goes on or cannot be stopped, so far: a process in the kernel that nothing interrupts."""
 
 
 class MechanismError(FailedError):
@@ -64,6 +76,15 @@ class Group(Protocol):
 
     def resume(self) -> None:
         """Let the group run again; undoes only our own pauses. Idempotent. Raises MechanismError."""
+        ...
+
+    def check(self) -> None:
+        """See whether a pause in force still is as we made it; may look at a part of a large group only.
+
+        Costs system calls that pausing and resuming do without, so it is for now and then. Raises ForeignResumeError,
+        UnfinishedPauseError, ForeignStopError if somebody else has stopped what we hold (that part is theirs from now
+        on, and stays stopped), GroupGoneError, or MechanismError.
+        """
         ...
 
     def close(self) -> None:

@@ -10,17 +10,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 from collections.abc import Iterable
-from itertools import islice
+from itertools import cycle, islice
 from typing import Final
 
 from utilctl_agent.alps.model import Reading
-from utilctl_agent.host.descriptors import keep
-from utilctl_agent.host.port import ForeignStopError, GroupGoneError, Ledger, MechanismError
-from utilctl_agent.host.procstat import ProcessId, parse_stat
+from utilctl_agent.host.port import (
+    ForeignResumeError,
+    ForeignStopError,
+    GroupGoneError,
+    Ledger,
+    MechanismError,
+    UnfinishedPauseError,
+)
+from utilctl_agent.host.process import ControlledProcess
+from utilctl_agent.host.procstat import ProcessId
 from utilctl_agent.safety.journal import JournalError
+from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_S
 
 MOST_AT_ONCE: Final = 128
@@ -33,88 +40,10 @@ NEWBORN_TICKS: Final = os.sysconf("SC_CLK_TCK")
 until we knew of it is its group's. A second, in clock ticks: far more than it takes to learn of a process.
 """
 
-_STOPPED_STATES: Final = (b"T", b"t")
+CHECKED_AT_ONCE: Final = 16
+"""Members looked at in one check: half a millisecond. The next check goes on with those behind them."""
+
 _BLOCKED_STATES: Final = (b"S", b"D", b"I", b"T", b"t", b"Z", b"X")
-
-
-class _Member:
-    """One process of a group, with everything open that the loop needs."""
-
-    def __init__(self, process: ProcessId, ledger: Ledger) -> None:
-        self.process = process
-        self._ledger = ledger
-        self._slot: int | None = None
-        self.pidfd = keep(os.pidfd_open(process.pid))
-        self._stat = -1
-        self._schedstat = -1
-        try:
-            self._stat = keep(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
-            state, start_ticks, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
-            # The pidfd and /proc/PID may name different processes; the start time settles it.
-            if start_ticks != process.start_ticks or state in (b"Z", b"X"):
-                raise ProcessLookupError(errno.ESRCH, "process ended")
-            self._slot = ledger.enter_process(process.pid, process.start_ticks)
-        except (OSError, JournalError):
-            self.close()
-            raise
-        self._clock = (~process.pid << 3) | 2
-        self.paused = False
-
-    def cpu_ns(self) -> int:
-        """CPU time of all threads. Raises OSError once the process has ended."""
-        return time.clock_gettime_ns(self._clock)
-
-    def wait_ns(self) -> int | None:
-        """Time the only thread was ready and not running; None if it cannot be told."""
-        if self.threads != 1:
-            return None
-        if self._schedstat < 0:  # opened when first asked for: groups of many never ask, and descriptors are few
-            with contextlib.suppress(OSError):
-                self._schedstat = os.open(f"/proc/{self.process.pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-            if self._schedstat < 0:
-                return None
-        return int(os.pread(self._schedstat, 96, 0).split()[1])
-
-    def state(self) -> bytes:
-        """State letter of the main thread; updates ``threads``. Raises OSError once the process has ended."""
-        letter, _, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
-        return letter
-
-    def stop(self) -> None:
-        """SIGSTOP, unless somebody else stopped it before: then it is not ours to resume."""
-        if self.paused or self._slot is None or self.state() in _STOPPED_STATES:
-            return
-        self._ledger.begin(self._slot, time.monotonic_ns())
-        try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
-        except OSError:
-            self._ledger.end(self._slot)
-            raise
-        self.paused = True
-
-    def cont(self) -> None:
-        """SIGCONT, if we stopped it."""
-        if self.paused and self._slot is not None:
-            try:
-                signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                self._forget_pause()
-                raise
-            self._forget_pause()
-
-    def _forget_pause(self) -> None:
-        self.paused = False
-        if self._slot is not None:
-            self._ledger.end(self._slot)
-
-    def close(self) -> None:
-        """Release the descriptors, and the slot unless a pause is still in force, for the guard to undo."""
-        if self._slot is not None and not self.paused:
-            self._ledger.leave(self._slot)
-            self._slot = None
-        for fd in (self.pidfd, self._stat, self._schedstat):
-            if fd >= 0:
-                os.close(fd)
 
 
 class ProcessGroup:
@@ -126,10 +55,11 @@ class ProcessGroup:
         keep_empty: an empty group is a group with nothing to do instead of one that is gone.
         """
         self._ledger = ledger
-        self._members: dict[ProcessId, _Member] = {}
+        self._members: dict[ProcessId, ControlledProcess] = {}
         self._past_ns = 0  # CPU time of members that left, so that the total never steps back
         self._paused = False
         self._keep_empty = keep_empty
+        self._check_at = 0
         self._seen_ns: dict[ProcessId, int] = {}
         self._joining: dict[ProcessId, None] = {}  # in their order
         self._leaving: dict[ProcessId, None] = {}
@@ -207,7 +137,7 @@ class ProcessGroup:
 
     def _join(self, process: ProcessId) -> None:
         try:
-            member = _Member(process, self._ledger)
+            member = ControlledProcess(process, self._ledger)
         except ProcessLookupError:
             return  # it has ended
         except JournalError as error:
@@ -299,6 +229,26 @@ class ProcessGroup:
         self._paused = True
         if self._ended():
             raise GroupGoneError("all its processes have ended")
+
+    def check(self) -> None:
+        """See host.port.Group. Looks at CHECKED_AT_ONCE members, the next time at the next ones."""
+        if not self._paused:
+            return
+        members = list(self._members.items())
+        first = self._check_at % len(members) if members else 0
+        self._check_at = first + CHECKED_AT_ONCE
+        found: FailedError | None = None
+        for process, member in islice(cycle(members), first, first + min(CHECKED_AT_ONCE, len(members))):
+            try:
+                member.check()
+            except OSError:
+                self._drop(process)
+            except (ForeignStopError, UnfinishedPauseError) as error:
+                found = found or error
+            except ForeignResumeError as error:
+                found = error
+        if found is not None:
+            raise found
 
     def resume(self) -> None:
         """See host.port.Group."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from utilctl_common.quantities import NS_PER_S
@@ -22,10 +23,13 @@ class ProcessId:
     start_ticks: int
 
 
-def read_stat(pid: int) -> tuple[bytes, int, int, int] | None:
-    """(state, start ticks, threads, CPU time in ns by ticks) from /proc/PID/stat; None if the process is gone."""
+def read_stat(tid: int, pid: int | None = None) -> tuple[bytes, int, int, int] | None:
+    """(state, start ticks, threads, CPU time in ns by ticks) of process ``tid``, or of that thread of process ``pid``.
+
+    None if it is gone.
+    """
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{tid}/stat" if pid is None else f"/proc/{pid}/task/{tid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             content = os.read(fd, 1024)
         finally:
@@ -35,13 +39,31 @@ def read_stat(pid: int) -> tuple[bytes, int, int, int] | None:
     return parse_stat(content)
 
 
+def thread_states(pid: int, limit: int) -> set[bytes]:
+    """States of up to ``limit`` threads of a process. Raises OSError once it has ended."""
+    states: set[bytes] = set()
+    with os.scandir(f"/proc/{pid}/task") as threads:
+        for thread in islice(threads, limit):
+            stat = read_stat(int(thread.name), pid)
+            if stat is not None:
+                states.add(stat[0])
+    return states
+
+
 def parse_stat(content: bytes) -> tuple[bytes, int, int, int]:
     """(state, start ticks, threads, CPU time in ns by ticks) from the content of /proc/PID/stat."""
     fields = content[content.rindex(b")") + 2 :].split()
     return fields[0], int(fields[19]), int(fields[17]), (int(fields[11]) + int(fields[12])) * _TICK_NS
 
 
+def has_ended(state: bytes, threads: int) -> bool:
+    """Whether a process in ``state`` has ended. One whose main thread has exited is a zombie, too, but lives on as long
+    as it has other threads.
+    """
+    return state in (b"Z", b"X", b"x") and threads <= 1
+
+
 def identify(pid: int) -> ProcessId | None:
     """The identity of a live process, or None if there is none with that pid (zombies count as gone)."""
     stat = read_stat(pid)
-    return None if stat is None or stat[0] in (b"Z", b"X") else ProcessId(pid, stat[1])
+    return None if stat is None or has_ended(stat[0], stat[2]) else ProcessId(pid, stat[1])

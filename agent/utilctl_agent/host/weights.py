@@ -8,7 +8,6 @@ written by somebody else: from then on it is theirs, and neither moved nor put b
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -16,11 +15,11 @@ from typing import Final
 from utilctl_agent.alps.model import Reading
 from utilctl_agent.alps.weights import CPU_SHARES, CPU_WEIGHT, Knob
 from utilctl_agent.host.cgroup import cgroup2_mount
+from utilctl_agent.host.cgroupfile import opening, translated
 from utilctl_agent.host.cputime import CpuTime, open_cpu_time
 from utilctl_agent.host.hierarchies import CPU_V1, probe, v1_mount
 from utilctl_agent.host.members import SampledThreads
 from utilctl_agent.host.port import ForeignWeightError, GroupGoneError, Ledger, MechanismError
-from utilctl_agent.safety.journal import JournalError
 from utilctl_common.errors import FailedError
 
 KNOBS: Final = {"cpu.shares": CPU_SHARES, "cpu.weight": CPU_WEIGHT}
@@ -72,22 +71,11 @@ class WeightGroup:
             )
         self.knob: Knob = KNOBS[name]
         self.knob_name = name
-        try:
+        with opening(path, self._close_files):
             self._fd = os.open(path / name, os.O_RDWR | os.O_CLOEXEC)
             self._found = self._last = self._value()
             self._cpu = open_cpu_time(path)
             self._slot = ledger.enter_weight(str(path), path.stat().st_ino, name, self._found)
-        except FileNotFoundError:
-            self._close_files()
-            raise GroupGoneError(f"cgroup {path} does not exist") from None
-        except JournalError as error:
-            self._close_files()
-            raise MechanismError(f"cgroup {path} cannot be journalled: {error}") from None
-        except OSError as error:
-            self._close_files()
-            raise MechanismError(
-                f"{name} of {path} cannot be set: {error.strerror}", hint="run the agent as root or use signals"
-            ) from None
 
     @property
     def mechanism(self) -> str:
@@ -114,7 +102,7 @@ class WeightGroup:
             wait_ns, blocked = self._threads.look()
             return Reading(self._cpu.read_ns(), wait_ns, blocked)
         except OSError as error:
-            raise self._translated(error) from None
+            raise translated(self.path, error) from None
 
     def check(self) -> None:
         """Raise ForeignWeightError if somebody else has written the weight, GroupGoneError if the cgroup is gone."""
@@ -123,7 +111,7 @@ class WeightGroup:
         try:
             value = self._value()
         except OSError as error:
-            raise self._translated(error) from None
+            raise translated(self.path, error) from None
         if value != self._last and not self._foreign:
             self._foreign = True
             if self._slot is not None:
@@ -145,7 +133,7 @@ class WeightGroup:
         except OSError as error:
             if before == self._found:
                 self._ledger.end(self._slot)
-            raise self._translated(error) from None
+            raise translated(self.path, error) from None
         self._last = weight
 
     def restore(self) -> None:
@@ -188,8 +176,3 @@ class WeightGroup:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _translated(self, error: OSError) -> FailedError:
-        if error.errno in (errno.ENODEV, errno.ENOENT, errno.EBADF):
-            return GroupGoneError(f"cgroup {self.path} was removed")
-        return MechanismError(f"{self.knob_name} of {self.path}: {error.strerror}", hint="is it mounted read-only?")

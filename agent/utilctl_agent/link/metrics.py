@@ -55,6 +55,24 @@ class AgentMetrics:
             "utilctl_late_seconds_total", [self._of_loop(lambda x: x.late_sum_ns / NS_PER_S)], "s", "Wake-up lateness"
         )
         meter.create_observable_counter(
+            "utilctl_foreign_writes_total",
+            [self._of_loop(lambda x: float(x.foreign_writes))],
+            "1",
+            "Times that somebody else undid a pause or wrote a weight",
+        )
+        meter.create_observable_counter(
+            "utilctl_foreign_stops_total",
+            [self._of_loop(lambda x: float(x.foreign_stops))],
+            "1",
+            "Services found stopped by somebody else",
+        )
+        meter.create_observable_counter(
+            "utilctl_unfinished_pauses_total",
+            [self._of_loop(lambda x: float(x.unfinished_pauses))],
+            "1",
+            "Pauses that did not take effect and were undone",
+        )
+        meter.create_observable_counter(
             "utilctl_stale_targets_total", [self._constant(lambda: float(self.stale_targets))], "1", "Old sets refused"
         )
         meter.create_observable_counter(

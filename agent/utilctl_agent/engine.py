@@ -58,6 +58,7 @@ class Engine:
     pressure: Pressure | None = None
     wakeups: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)  # whose last pause or resume was: a look at it shows nothing
     _governor: PauseGovernor = field(init=False)
     _holds: HoldWatch = field(default_factory=HoldWatch)
     _groups: dict[str, Group] = field(default_factory=dict)
@@ -103,6 +104,7 @@ class Engine:
             self._base_ns[spec.name] = reading.cpu_ns - counted_ns
             if not self._holds.on_leave(spec.name):
                 self.problems.pop(spec.name, None)
+            self._refused.discard(spec.name)
         if observe and spec.name not in self._watched:
             if not fresh:
                 self._release(spec.name, now_ns)
@@ -117,6 +119,7 @@ class Engine:
         self._drop(name, now_ns)
         self._holds.forget(name)
         self.problems.pop(name, None)
+        self._refused.discard(name)
 
     def _drop(self, name: str, now_ns: int) -> None:
         """Let go of a principal's group. Should another one take its place, its leave goes on."""
@@ -309,7 +312,7 @@ class Engine:
                 self._note_foreign_stop(name, str(trouble))
             if self._holds.found(name, trouble, now_ns - since_ns[name], now_ns):
                 self._let_run(name, str(trouble), now_ns)
-            elif trouble is None and self.problems and not self._holds.doubts(name):
+            elif trouble is None and self.problems and not (self._holds.doubts(name) or name in self._refused):
                 self.problems.pop(name, None)
         return tuple(gone)
 
@@ -353,10 +356,13 @@ class Engine:
             self.remove(name, self._governor.now_ns)
             return True
         except ForeignStopError as error:
+            self._refused.add(name)
             self._note_foreign_stop(name, str(error))
         except MechanismError as error:
+            self._refused.add(name)
             self.problems[name] = str(error)
         else:
+            self._refused.discard(name)
             if self.problems and not self._holds.doubts(name):
                 self.problems.pop(name, None)
         return False

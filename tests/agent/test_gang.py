@@ -132,7 +132,10 @@ def test_a_member_that_refuses_to_be_paused_is_reported_and_the_others_are_contr
     alps.engine.put(PrincipalSpec("p5", 1), alps.host.now_ns(), stubborn)
     run_for(alps.host, 12_000 * MS, alps)
     stubborn.refuses = "pause"
-    run_for(alps.host, 16_000 * MS, alps)
-    assert set(alps.engine.problems) == {"p5"}
+    noted: set[str] = set()
+    for _ in range(160):
+        run_for(alps.host, 100 * MS, alps)
+        noted |= alps.engine.problems.keys()
+    assert noted == {"p5"}
     used_ns = alps.log.cycles[-1].cpu_ns
     assert used_ns["p7"] == pytest.approx(used_ns["p8"], rel=0.1)

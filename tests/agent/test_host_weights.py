@@ -177,16 +177,22 @@ class TestAfterACrash:
         assert thaw_journal(weighed.journal) == Thawed(gone=1)
         assert weighed.value() == 60
 
-    def test_thaw_by_hand_leaves_the_weights_of_a_living_agent_alone(self, weighed: Weighed, tmp_path: Path) -> None:
-        weighed.group.set_weight(50)
-        guard = Journal.open(weighed.journal.path)
-        try:
-            assert guard.lock()
-            assert thaw_run_dir(str(tmp_path), only_orphans=False) == Thawed()
-            assert weighed.value() == 50
-        finally:
-            guard.close()
-        assert thaw_run_dir(str(tmp_path), only_orphans=False) == Thawed(weights=1)
+    def test_thaw_by_hand_leaves_the_weights_of_a_living_agent_alone(
+        self, cgroup: Path, journal: Journal, tmp_path: Path
+    ) -> None:
+        """The guard's handle has the lock, the loop's has not."""
+        with spinning(1, cgroup=cgroup):
+            loop = Journal.open(journal.path)
+            weighed = Weighed(WeightGroup(cgroup, loop), loop)
+            try:
+                weighed.group.set_weight(50)
+                assert thaw_run_dir(str(tmp_path), only_orphans=False) == Thawed()
+                assert weighed.value() == 50
+                journal.close()
+                assert thaw_run_dir(str(tmp_path), only_orphans=False) == Thawed(weights=1)
+            finally:
+                weighed.group.close()
+                loop.close()
 
 
 class TestFinding:

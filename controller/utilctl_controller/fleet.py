@@ -81,7 +81,10 @@ class HostTarget:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A complete set of targets to send to one host. A renewal repeats a set under the same generation."""
+    """A complete set of targets to send to one host. A renewal repeats a set under the same generation.
+
+    ``disabled``: the host is to hold nobody back, whatever the targets say.
+    """
 
     host: str
     epoch: int
@@ -89,6 +92,7 @@ class Push:
     lease_ns: int
     targets: tuple[HostTarget, ...]
     renewal: bool
+    disabled: bool = False
 
 
 @dataclass(slots=True)

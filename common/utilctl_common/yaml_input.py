@@ -138,7 +138,7 @@ def _refuse_deep(text: str, source: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise UsageError(f"{source}:{line}: malformed YAML: nested too deeply")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1

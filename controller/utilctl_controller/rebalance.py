@@ -241,9 +241,9 @@ class Rebalancer:
         if problem is not None and allocation is not None:
             sees = {granted.name: granted for granted in allocation.sees}
             by_host = own_grants(sees)
-            for see, host, kept in self._kept():
+            for see, where, kept in self._kept():
                 if kept.entitlement_cores > 0:
-                    by_host.setdefault(host, {})[see] = kept.entitlement_cores
+                    by_host.setdefault(where, {})[see] = kept.entitlement_cores
             self.decision = Decision(problem, allocation, sees, by_host, now_ns)
             self._dirty = True
         pushes: list[Push] = []

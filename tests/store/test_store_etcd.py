@@ -336,7 +336,8 @@ def test_a_commit_whose_answer_got_lost_is_found_again(etcd_server: EtcdServer, 
     prefix = f"/{secrets.token_hex(8)}/"
     store = open_etcd(etcd_server.address, prefix=prefix)
     writes = [PolicyWrite(f"svc=s{number}", policy(f"svc=s{number}"), 0) for number in range(services)]
-    write_if, lost = store._client.write_if, []
+    write_if = store._client.write_if
+    lost: list[etcd_client.TxnResult] = []
 
     def losing_the_first_answer(*args: Any, **options: Any) -> etcd_client.TxnResult:
         result = write_if(*args, **options)

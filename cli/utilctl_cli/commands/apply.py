@@ -38,7 +38,7 @@ def _file_options(function: Function) -> Function:
     epilog=examples(
         "utilctl apply -f policy.yaml --reason 'launch week'",
         "utilctl apply -f policy.yaml --prune --dry-run",
-        "utilctl export | sed s/auto/signal/ | utilctl apply -f -",
+        "utilctl apply -f - < policy.yaml",
         "utilctl apply -f policy.yaml --if-version 41",
     ),
 )
@@ -87,7 +87,7 @@ def apply(
     epilog=examples(
         "utilctl diff -f policy.yaml",
         "utilctl diff -f policy.yaml --prune -o json",
-        "utilctl diff -f policy.yaml --exit-code >/dev/null || echo 'the fleet has other policies'",
+        "utilctl diff -f policy.yaml --exit-code > /dev/null || echo changed",
     ),
 )
 @_file_options

@@ -14,7 +14,7 @@ from utilctl_cli.output import emit
     cls=TracedCommand,
     epilog=examples(
         "utilctl export > policy.yaml",
-        "utilctl export --controller old:7400 | utilctl apply -f - --controller new:7400",
+        "utilctl export --controller old:7400 | utilctl apply -f -",
         "utilctl export -o json",
     ),
 )

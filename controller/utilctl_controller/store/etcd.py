@@ -275,7 +275,7 @@ class EtcdStore(KeyedWrites):
     def _lost(self, writes: Sequence[KeyWrite], first: Record | SwitchRecord | None) -> KeyLost:
         """Which of ``writes`` was too late; ``first`` is what is stored of the first of them."""
         if len(writes) == 1:
-            return KeyLost(writes[0].key, first)
+            return KeyLost(writes[0].key if writes[0].is_lost_to(first) else "", first)
         found, _ = self._read_current(writes)
         for write in writes:
             if write.is_lost_to(current := found[write.key].record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -12,7 +12,7 @@ import pytest
 from support.controller_server import RunningController
 from support.rpc import refused, wire_policy
 from utilctl_common.policy import SeePolicy
-from utilctl_controller.store.port import Change
+from utilctl_controller.store.port import Change, CommitOutcome, PolicyWrite
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import common_pb2, control_pb2
 from utilctl_proto.v1.control_pb2 import ApplyRequest, SetShareRequest
@@ -119,10 +119,10 @@ class _Meddling(SqliteStore):
 
     meddle: Callable[[], None] | None = None
 
-    def commit(self, *args: Any) -> Any:
+    def commit(self, writes: Sequence[PolicyWrite], change: Change, unchanged_since: int | None) -> CommitOutcome:
         if self.meddle is not None:
             self.meddle()
-        return super().commit(*args)
+        return super().commit(writes, change, unchanged_since)
 
 
 @pytest.mark.parametrize(("prune", "touched"), [(False, "svc=web"), (True, "svc=web"), (True, "svc=late")])

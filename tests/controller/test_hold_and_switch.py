@@ -31,7 +31,7 @@ def test_a_held_service_keeps_its_weight_while_others_move_until_it_is_released(
     busy = {"svc=web": 1.0, "svc=etl": 1.0}
     with controller.agent("a") as agent:
         agent.reporting_until(
-            busy, lambda: abs(agent.newest()["svc=web"].weight - 0.75) < 0.01, "the split of three to one"
+            busy, lambda: abs(agent.newest()["svc=web"].entitlement_cores - 0.75) < 0.01, "the split of three to one"
         )
         response = controller.control.Hold(
             HoldRequest(see="svc=web", duration_ns=HOUR_NS, changed_by="ada", reason="test")
@@ -71,7 +71,7 @@ def test_a_hold_ends_by_itself(controller: RunningController) -> None:
     controller.set_share("svc=etl", 1)
     busy = {"svc=web": 1.0, "svc=etl": 1.0}
     with controller.agent("a") as agent:
-        agent.reporting_until(busy, lambda: abs(agent.newest()["svc=web"].weight - 0.75) < 0.01, "the split")
+        agent.reporting_until(busy, lambda: abs(agent.newest()["svc=web"].entitlement_cores - 0.75) < 0.01, "the split")
         controller.control.Hold(HoldRequest(see="svc=web", duration_ns=700 * NS_PER_MS))
         controller.set_share("svc=web", 1)
         agent.reporting_until(busy, lambda: abs(agent.newest()["svc=web"].weight - 0.5) < 0.01, "it is over")
@@ -84,7 +84,9 @@ def test_a_hold_outlasts_the_controller_and_a_policy_file(store_path: Path) -> N
         controller.set_share("svc=web", 3)
         controller.set_share("svc=etl", 1)
         with controller.agent("a") as agent:
-            agent.reporting_until(busy, lambda: abs(agent.newest()["svc=web"].weight - 0.75) < 0.01, "the split")
+            agent.reporting_until(
+                busy, lambda: abs(agent.newest()["svc=web"].entitlement_cores - 0.75) < 0.01, "the split"
+            )
             controller.control.Hold(HoldRequest(see="svc=web", duration_ns=HOUR_NS))
             controller.control.Apply(ApplyRequest(policies=[wire_policy("svc=web", 1), wire_policy("svc=etl", 1)]))
     with RunningController(SqliteStore(store_path)) as controller, controller.agent("a") as agent:

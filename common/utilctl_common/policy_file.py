@@ -41,6 +41,9 @@ from utilctl_common.yaml_input import load_yaml
 MAX_POLICY_FILE_BYTES: Final = 2 * 1024 * 1024
 """Largest policy file. Arbitrary; 10,000 services with a matcher each are about 1 MB, and take some seconds to read."""
 
+_LINE_SEPARATORS: Final = "\x85\u2028\u2029"
+"""YAML folds these, so text that holds one is written with escapes."""
+
 Location = tuple[str | int, ...]
 
 
@@ -144,7 +147,10 @@ def dump_policies(policies: Iterable[SeePolicy]) -> str:
         return data
 
     document = {"services": [entry(name) for name in children.get(None, ())]}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10**6)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10**6)
+    if not any(separator in text for separator in _LINE_SEPARATORS):
+        return text
+    return yaml.safe_dump(document, sort_keys=False, width=10**6)
 
 
 def _explicit(policy: SeePolicy) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Rebalancer:
         self._settings = settings
         self._allocate = allocate
         self._tree = ShareTree({})
+        self._held_sees: frozenset[str] = frozenset()
         self._kept_cores: dict[str, float] = {}  # by host, what holds keep there
         self._generation = 0
         self._dirty = True
@@ -113,6 +114,7 @@ class Rebalancer:
             return False
         self.policies = dict(policies)
         self._tree = ShareTree(self.policies)
+        self._held_sees = frozenset(see for see, policy in self.policies.items() if policy.hold is not None)
         self._kept_cores = {}
         for _, host, kept in self._kept():
             self._kept_cores[host] = self._kept_cores.get(host, 0.0) + kept.entitlement_cores
@@ -315,7 +317,7 @@ class Rebalancer:
             granted = self.decision.by_host.get(host.name, {})
             wanted = self._wanted(host)
             targets = host_targets(self.policies, self._tree, self._free_cores(host), granted, wanted, caps)
-        return tuple(_as_held(target, host.name) for target in targets)
+        return tuple(_as_held(target, host.name) for target in targets) if self._held_sees else targets
 
     # Holds
 
@@ -331,18 +333,18 @@ class Rebalancer:
 
     def _kept(self) -> Iterator[tuple[str, str, HeldShare]]:
         """SEE, host, and what is kept there, of every hold."""
-        for see, policy in sorted(self.policies.items()):
-            if policy.hold is not None:
-                for host, kept in policy.hold.hosts.items():
-                    yield see, host, kept
+        for see in sorted(self._held_sees):
+            hold = self.policies[see].hold
+            assert hold is not None
+            for host, kept in hold.hosts.items():
+                yield see, host, kept
 
-    def _wanted(self, host: HostState) -> dict[str, float]:
+    def _wanted(self, host: HostState) -> Mapping[str, float]:
         """Demand on a host that the allocation is to meet: that of an SEE that is held is met already."""
-        return {
-            see: cores
-            for see, cores in host.demand.cores().items()
-            if (policy := self.policies.get(see)) is None or policy.hold is None
-        }
+        demand = host.demand.cores()
+        if not self._held_sees:
+            return demand
+        return {see: cores for see, cores in demand.items() if see not in self._held_sees}
 
     def _free_cores(self, host: HostState) -> float:
         """Cores that the allocation may grant on a host."""

@@ -146,7 +146,7 @@ def test_a_share_that_was_set_is_there_with_who_when_and_why(ask: Run, monkeypat
     record = written["record"]
     policy = {
         "see": "svc=set", "share": 3.0, "floor_cores": 0.5, "cap_cores": 4.0, "mode": "signal",
-        "match": [{"command": "b", "user": "a"}, {"unit": "c"}],
+        "match": [{"command": "b", "user": "a"}, {"unit": "c"}], "held_until_at": None, "held_until_unix_ns": None,
     }  # fmt: skip
     assert record | policy == record
     assert (record["version"], record["changed_by"], record["reason"]) == (1, "alice@ops", "größer")
@@ -155,6 +155,7 @@ def test_a_share_that_was_set_is_there_with_who_when_and_why(ask: Run, monkeypat
     stored = document(ask("get", "share", "svc=set", "-o", "json"))
     assert stored | record == stored
     listed = document(ask("get", "services", "-o", "json"))
+    assert stored.pop("controller")["store_available"] is True
     assert stored in listed["services"]
     assert listed["controller"]["store_available"] is True
     assert document(ask("history", "svc=set", "-o", "json"))["entries"][0]["new"] == policy
@@ -319,12 +320,29 @@ def test_a_bad_file_is_a_usage_error_with_its_line_and_stores_nothing(
     assert document(ask("export", "-o", "json"))["services"] == []
 
 
+def settled(ask: Run) -> None:
+    """Wait for both hosts to be connected and the decision to count them."""
+    explained = until(
+        lambda: document(ask("explain", "svc=web", "-o", "json")), lambda told: told["entitlement_cores"] > 0.9
+    )
+    assert explained["entitlement_cores"] > 0.9
+    connected = until(
+        lambda: document(ask("get", "hosts", "-o", "json"))["hosts"],
+        lambda told: sum(host["connected"] for host in told) == 2,
+    )
+    assert sum(host["connected"] for host in connected) == 2
+
+
 @pytest.mark.usefixtures("hosts")
 def test_a_service_is_held_and_released(ask: Run) -> None:
+    settled(ask)
     held = ask("hold", "svc=web", "--for", "1h", "--reason", "test")
     assert held.returncode == 0
     assert held.stdout.startswith("svc=web held until ")
-    assert "is held at" in document(ask("explain", "svc=web", "-o", "json"))["sentence"]
+    told = until(
+        lambda: document(ask("explain", "svc=web", "-o", "json")), lambda told: told["binding_constraint"] == "hold"
+    )
+    assert told["sentence"].startswith("svc=web is held at 1.00 cores, all of host-a, until ")
     assert "held until" in " ".join(ask("get", "share", "svc=web").stdout.split())
     assert ask("release", "svc=web").stdout == "svc=web released\n"
     assert ask("release", "svc=web").stdout == "svc=web was not held\n"
@@ -335,6 +353,7 @@ def test_a_service_is_held_and_released(ask: Run) -> None:
 
 @pytest.mark.usefixtures("hosts")
 def test_the_fleet_is_disabled_and_enabled(ask: Run) -> None:
+    settled(ask)
     assert ask("disable", "--reason", "incident").stdout == (
         "shares are disabled: nobody is held back; 2 connected hosts told\n"
     )

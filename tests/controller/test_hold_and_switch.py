@@ -44,7 +44,7 @@ def test_a_held_service_keeps_its_weight_while_others_move_until_it_is_released(
         everybody = {**busy, "svc=new": 1.0}
         agent.reporting_until(
             everybody,
-            lambda: abs(agent.newest().get("svc=new", agent.newest()["svc=web"]).weight - 0.125) < 0.01,
+            lambda: abs(agent.newest()["svc=etl"].entitlement_cores - 0.125) < 0.01,
             "the others share out the rest",
         )
         held = agent.newest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,3 +130,19 @@ class TestLease:
         assert keeper.weights(10 * LEASE_NS) == {}
         assert not keeper.expired(10 * LEASE_NS)
         assert keeper.policies() == ()
+
+
+class TestDisabled:
+    def test_disabled_outlasts_the_lease_and_ends_with_a_newer_set_that_does_not_say_so(self) -> None:
+        keeper = TargetKeeper()
+        assert not keeper.disabled
+        keeper.offer(targets(1, 1), 0)
+        assert not keeper.disabled
+        assert keeper.offer(replace(targets(1, 2), disabled=True), 1)
+        assert keeper.disabled
+        assert keeper.expired(2 * LEASE_NS)
+        assert keeper.disabled
+        assert not keeper.offer(targets(1, 1), 2 * LEASE_NS), "an older one changes nothing"
+        assert keeper.disabled
+        assert keeper.offer(targets(1, 3), 2 * LEASE_NS)
+        assert not keeper.disabled

@@ -433,3 +433,16 @@ def test_the_program_itself_talks_to_the_controller_named_by_the_environment(
     listed = utilctl_process("get", "services", **environment)
     assert listed.stderr == ""
     assert any(line.split()[:2] == ["svc=process", "2"] for line in listed.stdout.splitlines())
+
+
+def test_a_policy_file_may_come_from_standard_input(controller: str, tmp_path: Path) -> None:
+    def apply(text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "utilctl_cli.main", "apply", "-f", "-", "--controller", controller],
+            input=text, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert apply("services: [{name: stdin=a, share: 2}]").stdout.startswith("+ stdin=a created: share 2\n")
+    refused = apply("services: [{name: stdin=a, share: none}]")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("utilctl: error: standard input:1: services.0.share: ")

@@ -217,7 +217,7 @@ def hold_document(response: control_pb2.HoldResponse) -> HoldDocument:
         "dry_run": response.dry_run,
         "record": _record(response.record),
         "held": [
-            {"host": held.host, "weight": held.weight, "entitlement_cores": held.entitlement_cores}
+            {"host": held.host, "weight_ratio": held.weight_ratio, "entitlement_ratio": held.entitlement_ratio}
             for held in response.held
         ],
     }

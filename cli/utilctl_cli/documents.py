@@ -213,11 +213,11 @@ class ExportDocument(TypedDict):
 
 
 class HeldShareDocument(TypedDict):
-    """What is kept of a held service on one host."""
+    """What is kept of a held service on one host: parts of the cores that the host has for services."""
 
     host: str
-    weight: float
-    entitlement_cores: float
+    weight_ratio: float
+    entitlement_ratio: float
 
 
 class HoldDocument(TypedDict):

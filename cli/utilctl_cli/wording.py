@@ -121,10 +121,9 @@ def _count(number: int, what: str) -> str:
 def hold_document_words(document: HoldDocument) -> str:
     """One sentence on what is held."""
     prefix = "dry run, nothing stored: " if document["dry_run"] else ""
-    cores = sum(held["entitlement_cores"] for held in document["held"])
     hosts = _count(len(document["held"]), "host")
     until = hold_words(document["record"]["held_until_at"])
-    return f"{prefix}{document['see']} held {until} UTC: {number_words(round(cores, 2))} cores on {hosts}"
+    return f"{prefix}{document['see']} held {until} UTC on {hosts}"
 
 
 def release_words(document: ReleaseDocument) -> str:

@@ -23,8 +23,8 @@ that a controller of before goes on reading it; a reader refuses versions that i
 class HeldShareJson(TypedDict):
     """The stored form of what a hold keeps on one host."""
 
-    weight: float
-    entitlement_cores: float
+    weight_ratio: float
+    entitlement_ratio: float
     cap_cores: float | None
 
 
@@ -50,16 +50,18 @@ class PolicyJson(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class HeldShare:
-    """What a hold keeps of one SEE on one host; all three in cores, as in the target that was in force."""
+    """What a hold keeps of one SEE on one host: of the target that was in force, weight and entitlement as parts of the
+    cores that the host then had for SEEs. So what others use there for a moment is not held on to.
+    """
 
-    weight: float
-    entitlement_cores: float
+    weight_ratio: float
+    entitlement_ratio: float
     cap_cores: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Until ``until_unix_ns`` (since 1970) rebalancing leaves the SEE's targets on ``hosts`` as they are."""
+    """Until ``until_unix_ns`` (since 1970) rebalancing leaves the SEE its part of each of ``hosts``."""
 
     until_unix_ns: int
     hosts: Mapping[str, HeldShare] = field(hash=False)
@@ -73,8 +75,8 @@ class Hold:
             "until_unix_ns": self.until_unix_ns,
             "hosts": {
                 host: {
-                    "weight": held.weight,
-                    "entitlement_cores": held.entitlement_cores,
+                    "weight_ratio": held.weight_ratio,
+                    "entitlement_ratio": held.entitlement_ratio,
                     "cap_cores": held.cap_cores,
                 }
                 for host, held in self.hosts.items()
@@ -178,8 +180,8 @@ def _hold_from_json(data: Any) -> Hold:  # noqa: ANN401 - decoded JSON; what is 
     for host, held in data["hosts"].items():
         cap = held["cap_cores"]
         hosts[str(host)] = HeldShare(
-            check_cores(float(held["weight"]), "held weight"),
-            check_cores(float(held["entitlement_cores"]), "held entitlement"),
+            check_cores(float(held["weight_ratio"]), "held weight"),
+            check_cores(float(held["entitlement_ratio"]), "held entitlement"),
             None if cap is None else check_cores(float(cap), "held cap"),
         )
     return Hold(int(data["until_unix_ns"]), hosts)

@@ -294,7 +294,7 @@ def policies_message(snapshot: Snapshot) -> control_pb2.ListPoliciesResponse:
 def hold_response(record: Record, hold: Hold, *, dry_run: bool) -> control_pb2.HoldResponse:
     """The answer to Hold."""
     held = [
-        control_pb2.HeldShare(host=host, weight=kept.weight, entitlement_cores=kept.entitlement_cores)
+        control_pb2.HeldShare(host=host, weight_ratio=kept.weight_ratio, entitlement_ratio=kept.entitlement_ratio)
         for host, kept in sorted(hold.hosts.items())
     ]
     return control_pb2.HoldResponse(record=record_message(record), held=held, dry_run=dry_run)

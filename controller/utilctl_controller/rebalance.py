@@ -18,7 +18,7 @@ learns;
 renewed, and
   when its lease is over its capacity and demand count no more.
 - Generations increase strictly within the epoch.
-- An SEE whose policy holds it keeps the targets that the hold names, and the cores that they grant are nobody else's.
+- An SEE whose policy holds it keeps the part of each host that the hold names; nobody else is granted that.
   Whoever calls leaves out holds whose time is over.
 - While the fleet is disabled every set says so, and goes out at once, to hosts that keep earlier targets as well.
 """
@@ -42,7 +42,15 @@ from utilctl_controller.fleet import AgentHello, HostReading, HostState, HostTar
 from utilctl_controller.reports import ReportProblem, clean_report
 from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
-from utilctl_controller.targets import TINY_RATIO, host_caps, host_targets, static_targets, worth_sending
+from utilctl_controller.targets import (
+    DIGITS,
+    TINY_RATIO,
+    host_caps,
+    host_targets,
+    positive_cores,
+    static_targets,
+    worth_sending,
+)
 
 Allocate = Callable[[AllocationProblem], Allocation]
 
@@ -90,7 +98,7 @@ class Rebalancer:
         self._allocate = allocate
         self._tree = ShareTree({})
         self._held_sees: frozenset[str] = frozenset()
-        self._kept_cores: dict[str, float] = {}  # by host, what holds keep there
+        self._kept_ratio: dict[str, float] = {}  # by host, what part of it holds keep
         self._generation = 0
         self._dirty = True
         self._learning_until_ns = now_ns + settings.learning_intervals * settings.report_interval_ns
@@ -115,9 +123,9 @@ class Rebalancer:
         self.policies = dict(policies)
         self._tree = ShareTree(self.policies)
         self._held_sees = frozenset(see for see, policy in self.policies.items() if policy.hold is not None)
-        self._kept_cores = {}
+        self._kept_ratio = {}
         for _, host, kept in self._kept():
-            self._kept_cores[host] = self._kept_cores.get(host, 0.0) + kept.entitlement_cores
+            self._kept_ratio[host] = self._kept_ratio.get(host, 0.0) + kept.entitlement_ratio
         self._dirty = True
         return True
 
@@ -244,8 +252,9 @@ class Rebalancer:
             sees = {granted.name: granted for granted in allocation.sees}
             by_host = own_grants(sees)
             for see, where, kept in self._kept():
-                if kept.entitlement_cores > 0:
-                    by_host.setdefault(where, {})[see] = kept.entitlement_cores
+                if kept.entitlement_ratio > 0 and where in self.hosts:
+                    cores = kept.entitlement_ratio * self.hosts[where].available_cores
+                    by_host.setdefault(where, {})[see] = cores
             self.decision = Decision(problem, allocation, sees, by_host, now_ns)
             self._dirty = True
         pushes: list[Push] = []
@@ -267,6 +276,7 @@ class Rebalancer:
                     or worth_sending(before.targets, targets, host.total_cores)
                 ):
                     changed = targets
+                    host.pushed_cores = host.available_cores if by_demand else host.total_cores
                 host.by_demand = by_demand
             if (push := self._send(host, changed, generation, now_ns)) is not None:
                 pushes.append(push)
@@ -317,7 +327,10 @@ class Rebalancer:
             granted = self.decision.by_host.get(host.name, {})
             wanted = self._wanted(host)
             targets = host_targets(self.policies, self._tree, self._free_cores(host), granted, wanted, caps)
-        return tuple(_as_held(target, host.name) for target in targets) if self._held_sees else targets
+        if not self._held_sees:
+            return targets
+        cores = host.available_cores if by_demand else host.total_cores
+        return tuple(_as_held(target, host.name, cores) for target in targets)
 
     # Holds
 
@@ -325,10 +338,12 @@ class Rebalancer:
         """What ``see`` has on every host that counts on its targets now: what a hold of it is to keep."""
         kept: dict[str, HeldShare] = {}
         for name, host in self.hosts.items():
-            if host.pushed is not None and (host.connected or now_ns < host.lease_end_ns):
+            if host.pushed is not None and host.pushed_cores > 0 and (host.connected or now_ns < host.lease_end_ns):
                 for target in host.pushed.targets:
                     if target.policy.name == see:
-                        kept[name] = HeldShare(target.weight, target.entitlement_cores, target.cap_cores)
+                        weight_ratio = target.weight / host.pushed_cores
+                        granted_ratio = min(1.0, target.entitlement_cores / host.pushed_cores)
+                        kept[name] = HeldShare(weight_ratio, granted_ratio, target.cap_cores)
         return kept
 
     def _kept(self) -> Iterator[tuple[str, str, HeldShare]]:
@@ -348,7 +363,7 @@ class Rebalancer:
 
     def _free_cores(self, host: HostState) -> float:
         """Cores that the allocation may grant on a host."""
-        return max(0.0, host.available_cores - self._kept_cores.get(host.name, 0.0))
+        return max(0.0, host.available_cores * (1.0 - self._kept_ratio.get(host.name, 0.0)))
 
     def _caps(self, now_ns: int) -> dict[str, dict[str, float]]:
         """Ceilings by host and SEE, over the hosts that may be running anything of ours."""
@@ -373,10 +388,11 @@ class Rebalancer:
             del self.hosts[name]
 
 
-def _as_held(target: HostTarget, host: str) -> HostTarget:
-    """``target``, or what a hold of its SEE keeps on ``host``."""
+def _as_held(target: HostTarget, host: str, cores: float) -> HostTarget:
+    """``target``, or what a hold of its SEE keeps of the ``cores`` of ``host``."""
     hold = target.policy.hold
     kept = hold.hosts.get(host) if hold is not None else None
     if kept is None:
         return target
-    return HostTarget(target.policy, kept.weight, kept.entitlement_cores, kept.cap_cores)
+    weight, entitlement = positive_cores(kept.weight_ratio * cores), round(kept.entitlement_ratio * cores, DIGITS)
+    return HostTarget(target.policy, weight, entitlement, kept.cap_cores)

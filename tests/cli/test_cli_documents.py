@@ -173,11 +173,11 @@ HELD.policy.held_until_unix_ns = AT_NS
 
 def test_hold_and_release(utilctl: Run, stand_in: StartStandIn) -> None:
     held = control_pb2.HoldResponse(
-        record=HELD, held=[control_pb2.HeldShare(host="a", weight=0.75, entitlement_cores=0.5)]
+        record=HELD, held=[control_pb2.HeldShare(host="a", weight_ratio=0.75, entitlement_ratio=0.5)]
     )
     assert printed(utilctl, stand_in, "Hold", held, "hold", "svc=web", "--for", "1h") == {
         "see": "svc=web", "dry_run": False, "record": HELD_JSON,
-        "held": [{"host": "a", "weight": 0.75, "entitlement_cores": 0.5}],
+        "held": [{"host": "a", "weight_ratio": 0.75, "entitlement_ratio": 0.5}],
     }  # fmt: skip
     released = control_pb2.ReleaseResponse(record=RECORD, changed=True)
     assert printed(utilctl, stand_in, "Release", released, "release", "svc=web") == {

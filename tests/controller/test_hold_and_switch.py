@@ -38,7 +38,7 @@ def test_a_held_service_keeps_its_weight_while_others_move_until_it_is_released(
         )
         kept = agent.newest()["svc=web"].weight
         assert [held.host for held in response.held] == ["a"]
-        assert response.held[0].weight == pytest.approx(kept)
+        assert response.held[0].weight_ratio == pytest.approx(kept)
         controller.set_share("svc=web", 100)
         controller.set_share("svc=new", 1)
         everybody = {**busy, "svc=new": 1.0}

@@ -313,6 +313,19 @@ def test_a_held_service_keeps_its_targets_and_its_cores_are_nobody_elses() -> No
     assert fleet.entitlements("b")["svc=batch"] < 0.1, "released, it is moved again"
 
 
+def test_a_hold_is_of_a_part_and_keeps_nothing_of_what_strangers_used_for_a_moment() -> None:
+    fleet = settled()
+    for _ in range(3):
+        fleet.report("a", BUSY["a"], unclaimed=0.5)
+        fleet.tick(1)
+    assert fleet.entitlements("a")["svc=web"] == pytest.approx(0.5, abs=1e-4)
+    keep = replace(THREE["svc=web"], hold=held(fleet, "svc=web"))
+    fleet.rebalancer.on_policies({**THREE, "svc=web": keep, "svc=batch": SeePolicy("svc=batch", 1000)})
+    fleet.run(BUSY, 5)
+    assert fleet.entitlements("a")["svc=web"] == pytest.approx(1.0, abs=1e-4)
+    assert fleet.weights("a")["svc=batch"] < 0.01
+
+
 def test_a_held_service_that_wants_nothing_keeps_nothing_from_others() -> None:
     fleet = settled()
     keep = replace(THREE["svc=etl"], hold=held(fleet, "svc=etl"))

@@ -40,11 +40,11 @@ def hold(
     controller: tuple[str, ...],
     timeout_ns: int,
 ) -> None:
-    """Keep the weights of SERVICE on every host as they are now, until the time is over or it is released.
+    """Keep SERVICE's part of every host as it is now, until the time is over or it is released.
 
     Whatever it or others come to want, rebalancing leaves it alone, and shares out only the rest. A new share, floor
-    or cap is stored and counts afterwards. A repeated hold takes the weights of that moment, which are the held ones,
-    and sets the time anew. Services below it are not held with it.
+    or cap is stored and counts afterwards. A repeated hold keeps the same parts and sets the time anew. Services below
+    it are not held with it.
     """
     from utilctl_cli.client import ControllerClient
     from utilctl_cli.codec import WriteTerms

@@ -955,21 +955,22 @@ class HeldShare(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_FIELD_NUMBER: _builtins.int
-    WEIGHT_FIELD_NUMBER: _builtins.int
-    ENTITLEMENT_CORES_FIELD_NUMBER: _builtins.int
+    WEIGHT_RATIO_FIELD_NUMBER: _builtins.int
+    ENTITLEMENT_RATIO_FIELD_NUMBER: _builtins.int
     host: _builtins.str
-    weight: _builtins.float
-    entitlement_cores: _builtins.float
+    weight_ratio: _builtins.float
+    """Parts of the cores that the host has for SEEs."""
+    entitlement_ratio: _builtins.float
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
-        weight: _builtins.float = ...,
-        entitlement_cores: _builtins.float = ...,
+        weight_ratio: _builtins.float = ...,
+        entitlement_ratio: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entitlement_cores", b"entitlement_cores", "host", b"host", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entitlement_ratio", b"entitlement_ratio", "host", b"host", "weight_ratio", b"weight_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

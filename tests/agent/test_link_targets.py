@@ -135,14 +135,13 @@ class TestLease:
 class TestDisabled:
     def test_disabled_outlasts_the_lease_and_ends_with_a_newer_set_that_does_not_say_so(self) -> None:
         keeper = TargetKeeper()
-        assert not keeper.disabled
-        keeper.offer(targets(1, 1), 0)
-        assert not keeper.disabled
-        assert keeper.offer(replace(targets(1, 2), disabled=True), 1)
-        assert keeper.disabled
-        assert keeper.expired(2 * LEASE_NS)
-        assert keeper.disabled
-        assert not keeper.offer(targets(1, 1), 2 * LEASE_NS), "an older one changes nothing"
-        assert keeper.disabled
-        assert keeper.offer(targets(1, 3), 2 * LEASE_NS)
-        assert not keeper.disabled
+        told = [keeper.disabled]
+        for offered, now_ns in (
+            (targets(1, 1), 0),
+            (replace(targets(1, 2), disabled=True), 1),
+            (targets(1, 1), 2 * LEASE_NS),  # an older one, after the lease: changes nothing
+            (targets(1, 3), 2 * LEASE_NS),
+        ):
+            keeper.offer(offered, now_ns)
+            told.append(keeper.disabled)
+        assert told == [False, False, True, True, False]

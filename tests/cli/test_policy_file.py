@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -151,8 +152,15 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes | None
 SEGMENTS = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,6}=[A-Za-z0-9][A-Za-z0-9._-]{0,6}", fullmatch=True)
 NAMES = st.lists(SEGMENTS, min_size=1, max_size=3).map("/".join)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="".join(map(chr, range(0x20)))), min_size=1)
-KEYS: st.SearchStrategy[str] = st.sampled_from(("user", "command", "cgroup", "unit"))
-MATCHERS = st.dictionaries(KEYS, TEXTS, min_size=1, max_size=3).map(matcher_from_mapping)
+
+
+def as_matcher(conditions: dict[Any, str]) -> Matcher:
+    """A matcher of these conditions."""
+    return matcher_from_mapping(conditions)
+
+
+KEYS = st.sampled_from(("user", "command", "cgroup", "unit"))
+MATCHERS = st.dictionaries(KEYS, TEXTS, min_size=1, max_size=3).map(as_matcher)
 
 
 @st.composite

@@ -76,7 +76,7 @@ def parse_yaml(text: str, model: type[Model], *, source: str) -> Model:
             raise UsageError(f"{source}: the file is empty")
         _refuse_duplicates(root, source)
         _refuse_endless(root, source)
-        data = yaml.constructor.SafeConstructor().construct_document(root)
+        data = _constructed(root, source)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
@@ -126,10 +126,33 @@ def _refuse_duplicates(root: yaml.Node, source: str) -> None:
         elif isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise UsageError(f"{source}:{key.start_mark.line + 1}: a key must be plain text")
                 if key.value in keys:
                     raise UsageError(f"{source}:{key.start_mark.line + 1}: key {key.value!r} stands twice")
                 keys.add(key.value)
                 pending.append(value)
+
+
+def _constructed(root: yaml.Node, source: str) -> object:
+    try:
+        return yaml.constructor.SafeConstructor().construct_document(root)
+    except (ValueError, OverflowError):  # a date that is none, a number of thousands of digits
+        pass
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                yaml.constructor.SafeConstructor().construct_document(node)
+            except (ValueError, OverflowError):
+                line = node.start_mark.line + 1
+                raise UsageError(f"{source}:{line}: malformed YAML: this value cannot be read; quote it") from None
+        elif isinstance(node, yaml.MappingNode):
+            pending.extend(child for pair in node.value for child in pair)
+        else:
+            pending.extend(node.value)
+    raise UsageError(f"{source}: malformed YAML: a value cannot be read")
 
 
 def _refuse_deep(text: str, source: str) -> None:

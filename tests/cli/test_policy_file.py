@@ -105,6 +105,8 @@ ONE = "services:\n- name: svc=web\n  share: 1\n"
         ("services: 3\n", 1, "services: this must be a list"),
         ("[]\n", 1, "the file: this must be keys and values"),
         (ONE + "  match: [{user: x}\n", 5, "malformed YAML"),
+        (ONE + "  [a]: 1\n", 4, "a key must be plain text"),
+        (ONE + "  match: !!python/object:os.system {}\n", 4, "malformed YAML: could not determine a constructor"),
         ("services: " + "[" * 100_000, 1, "nested too deeply"),
         ("services: " + '{"a":' * 100_000, 1, "nested too deeply"),
     ],
@@ -117,6 +119,14 @@ def test_a_mistake_is_one_line_with_its_place(text: str, line: int, words: str) 
     assert words in message
     assert "\n" not in message
     assert "\x07" not in message
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "9" * 5_000, "1" + "0" * 400])
+def test_a_value_that_is_no_value_is_one_line(value: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read(ONE.replace("1", value))
+    assert str(refused.value).startswith("policy.yaml:3: ")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_few_lines_that_come_to_more_than_any_memory_holds_are_refused_at_once() -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from utilctl_cli import codec
 from utilctl_cli.documents import (
+    ApplyDocument,
     DeleteDocument,
     ExplainDocument,
+    ExportDocument,
     HistoryDocument,
+    HoldDocument,
     HostsDocument,
-    ServiceDocument,
+    ReleaseDocument,
     ServicesDocument,
     SetShareDocument,
+    ShareDocument,
+    SwitchDocument,
 )
 from utilctl_cli.transport import Transport
+from utilctl_common.policy import SeePolicy
 from utilctl_proto.v1 import control_pb2
+
+if TYPE_CHECKING:
+    from utilctl_common.policy_file import PolicyFileContent
 
 
 class ControllerClient:
@@ -36,6 +47,34 @@ class ControllerClient:
         request = codec.delete_request(see, terms)
         return codec.delete_document(self._transport.write(lambda stub: stub.DeleteSee, request))
 
+    def apply(self, file: PolicyFileContent, *, prune: bool, terms: codec.WriteTerms) -> ApplyDocument:
+        """Store a whole policy file, or with a dry run say what that would change."""
+        request = codec.apply_request(file, prune=prune, terms=terms)
+        if terms.dry_run:
+            return codec.apply_document(self._transport.read(lambda stub: stub.Apply, request))
+        return codec.apply_document(self._transport.write(lambda stub: stub.Apply, request))
+
+    def export(self) -> tuple[ExportDocument, list[SeePolicy]]:
+        """Every policy, as a document and as what a policy file is made of."""
+        request = control_pb2.ListPoliciesRequest()
+        response = self._transport.read(lambda stub: stub.ListPolicies, request)
+        return codec.export_document(response), codec.exported_policies(response)
+
+    def hold(self, see: str, duration_ns: int, terms: codec.WriteTerms) -> HoldDocument:
+        """Keep one service's targets as they are."""
+        request = codec.hold_request(see, duration_ns, terms)
+        return codec.hold_document(self._transport.write(lambda stub: stub.Hold, request))
+
+    def release(self, see: str, terms: codec.WriteTerms) -> ReleaseDocument:
+        """End a hold."""
+        request = codec.release_request(see, terms)
+        return codec.release_document(self._transport.write(lambda stub: stub.Release, request))
+
+    def set_enabled(self, *, enabled: bool, changed_by: str, reason: str) -> SwitchDocument:
+        """Let shares hold on the whole fleet, or let nobody be held back."""
+        request = control_pb2.SetEnabledRequest(enabled=enabled, changed_by=changed_by, reason=reason)
+        return codec.switch_document(self._transport.write(lambda stub: stub.SetEnabled, request))
+
     def services(self) -> ServicesDocument:
         """Every service."""
         request = control_pb2.ListServicesRequest()
@@ -46,17 +85,17 @@ class ControllerClient:
         request = control_pb2.ListHostsRequest()
         return codec.hosts_document(self._transport.read(lambda stub: stub.ListHosts, request))
 
-    def share(self, see: str) -> ServiceDocument:
+    def share(self, see: str) -> ShareDocument:
         """One service."""
         request = control_pb2.GetShareRequest(see=see)
-        return codec.service_document(self._transport.read(lambda stub: stub.GetShare, request).service)
+        return codec.share_document(self._transport.read(lambda stub: stub.GetShare, request))
 
     def explain(self, see: str, host: str) -> ExplainDocument:
         """Why one service gets what it gets, on ``host`` or (empty) on all."""
         request = control_pb2.ExplainRequest(see=see, host=host)
         return codec.explain_document(self._transport.read(lambda stub: stub.Explain, request))
 
-    def history(self, see: str, limit: int) -> HistoryDocument:
-        """The newest ``limit`` changes of one service, or (empty) of all."""
-        request = control_pb2.ListHistoryRequest(see=see, limit=limit)
+    def history(self, see: str, limit: int, since_unix_ns: int = 0) -> HistoryDocument:
+        """The newest ``limit`` changes of one service, or (empty) of all; of those, what is not before ``since``."""
+        request = control_pb2.ListHistoryRequest(see=see, limit=limit, since_unix_ns=since_unix_ns)
         return codec.history_document(self._transport.read(lambda stub: stub.ListHistory, request))

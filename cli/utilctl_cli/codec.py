@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from utilctl_cli.documents import (
+    ApplyDocument,
     ControllerDocument,
     DeleteDocument,
     ExplainDocument,
+    ExportDocument,
+    FleetSwitchDocument,
     HistoryDocument,
     HistoryEntryDocument,
+    HoldDocument,
     HostDocument,
     HostsDocument,
     HostShareDocument,
+    PolicyChangeDocument,
     PolicyDocument,
     RecordDocument,
+    ReleaseDocument,
     ServiceDocument,
     ServicesDocument,
     SetShareDocument,
+    ShareDocument,
+    SwitchDocument,
 )
-from utilctl_common.matchers import Matcher
+from utilctl_common.matchers import Matcher, matcher_from_mapping
+from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S, NS_PER_US
 from utilctl_proto.v1 import common_pb2, control_pb2
+
+if TYPE_CHECKING:
+    from utilctl_common.policy_file import PolicyFileContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +78,58 @@ def set_share_request(change: ShareChange, terms: WriteTerms) -> control_pb2.Set
         if_version=terms.if_version,
         dry_run=terms.dry_run,
     )
-    for matcher in change.matchers or ():
-        conditions = [common_pb2.Condition(key=c.key, value=c.value) for c in matcher.conditions]
-        request.matchers.append(common_pb2.Matcher(conditions=conditions))
+    request.matchers.extend(_matcher_message(matcher) for matcher in change.matchers or ())
     return request
+
+
+def _matcher_message(matcher: Matcher) -> common_pb2.Matcher:
+    return common_pb2.Matcher(conditions=[common_pb2.Condition(key=c.key, value=c.value) for c in matcher.conditions])
+
+
+def apply_request(file: PolicyFileContent, *, prune: bool, terms: WriteTerms) -> control_pb2.ApplyRequest:
+    """The wire form of a whole policy file; its version is the store's revision."""
+    return control_pb2.ApplyRequest(
+        policies=[
+            common_pb2.Policy(
+                see=policy.name,
+                share=policy.share,
+                floor_cores=policy.floor_cores,
+                cap_cores=policy.cap_cores,
+                mode=policy.mode,
+                matchers=[_matcher_message(matcher) for matcher in policy.matchers],
+            )
+            for policy in file.policies
+        ],
+        groups=file.groups,
+        prune=prune,
+        changed_by=terms.changed_by,
+        reason=terms.reason,
+        if_revision=terms.if_version,
+        dry_run=terms.dry_run,
+    )
+
+
+def hold_request(see: str, duration_ns: int, terms: WriteTerms) -> control_pb2.HoldRequest:
+    """The wire form of a hold."""
+    return control_pb2.HoldRequest(
+        see=see,
+        duration_ns=duration_ns,
+        changed_by=terms.changed_by,
+        reason=terms.reason,
+        if_version=terms.if_version,
+        dry_run=terms.dry_run,
+    )
+
+
+def release_request(see: str, terms: WriteTerms) -> control_pb2.ReleaseRequest:
+    """The wire form of a release."""
+    return control_pb2.ReleaseRequest(
+        see=see,
+        changed_by=terms.changed_by,
+        reason=terms.reason,
+        if_version=terms.if_version,
+        dry_run=terms.dry_run,
+    )
 
 
 def delete_request(see: str, terms: WriteTerms) -> control_pb2.DeleteSeeRequest:
@@ -103,6 +164,96 @@ def delete_document(response: control_pb2.DeleteSeeResponse) -> DeleteDocument:
     }
 
 
+def apply_document(response: control_pb2.ApplyResponse) -> ApplyDocument:
+    """What a policy file changed, or would change."""
+    return {
+        "changed": bool(response.changes) and not response.dry_run,
+        "dry_run": response.dry_run,
+        "revision": response.revision,
+        "trace_id": response.trace_id,
+        "changes": [_policy_change(change) for change in response.changes],
+        "unchanged": response.unchanged,
+        "unnamed": list(response.unnamed),
+    }
+
+
+def _policy_change(change: control_pb2.PolicyChange) -> PolicyChangeDocument:
+    old = _policy(change.old) if change.HasField("old") else None
+    new = _policy(change.new) if change.HasField("new") else None
+    return {
+        "see": change.see,
+        "action": "create" if old is None else "delete" if new is None else "update",
+        "old": old,
+        "new": new,
+    }
+
+
+def export_document(response: control_pb2.ListPoliciesResponse) -> ExportDocument:
+    """Every policy."""
+    return {"revision": response.revision, "services": [_record(record) for record in response.records]}
+
+
+def exported_policies(response: control_pb2.ListPoliciesResponse) -> list[SeePolicy]:
+    """Every policy, for a policy file."""
+    return [
+        SeePolicy(
+            name=record.policy.see,
+            share=record.policy.share,
+            floor_cores=record.policy.floor_cores,
+            cap_cores=record.policy.cap_cores if record.policy.HasField("cap_cores") else None,
+            mode=record.policy.mode,
+            matchers=tuple(
+                matcher_from_mapping({c.key: c.value for c in matcher.conditions}) for matcher in record.policy.matchers
+            ),
+        )
+        for record in response.records
+    ]
+
+
+def hold_document(response: control_pb2.HoldResponse) -> HoldDocument:
+    """What is held."""
+    return {
+        "see": response.record.policy.see,
+        "dry_run": response.dry_run,
+        "record": _record(response.record),
+        "held": [
+            {"host": held.host, "weight_ratio": held.weight_ratio, "entitlement_ratio": held.entitlement_ratio}
+            for held in response.held
+        ],
+    }
+
+
+def release_document(response: control_pb2.ReleaseResponse) -> ReleaseDocument:
+    """What a release did."""
+    return {
+        "see": response.record.policy.see,
+        "changed": response.changed,
+        "dry_run": response.dry_run,
+        "record": _record(response.record),
+    }
+
+
+def switch_document(response: control_pb2.SetEnabledResponse) -> SwitchDocument:
+    """Whether shares hold now."""
+    switch = _switch(response.fleet_switch) if response.HasField("fleet_switch") else None
+    return {
+        "disabled": switch is not None and switch["disabled"],
+        "changed": response.changed,
+        "hosts": response.hosts,
+        "fleet_switch": switch,
+    }
+
+
+def _switch(switch: control_pb2.FleetSwitch) -> FleetSwitchDocument:
+    return {
+        "disabled": switch.disabled,
+        "changed_at": iso_time(switch.changed_unix_ns),
+        "changed_unix_ns": switch.changed_unix_ns,
+        "changed_by": switch.changed_by,
+        "reason": switch.reason,
+    }
+
+
 def services_document(response: control_pb2.ListServicesResponse) -> ServicesDocument:
     """Every service and the controller."""
     return {
@@ -130,6 +281,11 @@ def service_document(service: control_pb2.ServiceStatus) -> ServiceDocument:
         "hosts": service.hosts,
         "per_host": [_host_share(share) for share in service.per_host],
     }
+
+
+def share_document(response: control_pb2.GetShareResponse) -> ShareDocument:
+    """One service and the controller."""
+    return {**service_document(response.service), "controller": _controller(response.controller)}
 
 
 def explain_document(response: control_pb2.ExplainResponse) -> ExplainDocument:
@@ -168,6 +324,8 @@ def _policy(policy: common_pb2.Policy) -> PolicyDocument:
         "cap_cores": policy.cap_cores if policy.HasField("cap_cores") else None,
         "mode": policy.mode,
         "match": [{c.key: c.value for c in matcher.conditions} for matcher in policy.matchers],
+        "held_until_at": iso_time(policy.held_until_unix_ns),
+        "held_until_unix_ns": policy.held_until_unix_ns if policy.HasField("held_until_unix_ns") else None,
     }
 
 
@@ -205,6 +363,7 @@ def _controller(status: control_pb2.ControllerStatus) -> ControllerDocument:
         "store_revision": status.store_revision,
         "store_available": status.store_available,
         "degraded_reason": status.degraded_reason,
+        "fleet_switch": _switch(status.fleet_switch) if status.HasField("fleet_switch") else None,
     }
 
 
@@ -238,4 +397,5 @@ def _history_entry(entry: control_pb2.HistoryEntry) -> HistoryEntryDocument:
         "old": _policy(entry.old) if entry.HasField("old") else None,
         "new": _policy(entry.new) if entry.HasField("new") else None,
         "store_revision": entry.store_revision,
+        "fleet_disabled": entry.fleet_disabled if entry.HasField("fleet_disabled") else None,
     }

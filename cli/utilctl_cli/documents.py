@@ -10,7 +10,10 @@ from typing import TypedDict
 
 
 class PolicyDocument(TypedDict):
-    """What was asked for one service. ``cap_cores`` null: no cap. ``match`` empty: what is labelled so."""
+    """What was asked for one service. ``cap_cores`` null: no cap. ``match`` empty: what is labelled so.
+
+    ``held_until_*`` null: not held. An instant that is past means nothing any more.
+    """
 
     see: str
     share: float
@@ -18,6 +21,8 @@ class PolicyDocument(TypedDict):
     cap_cores: float | None
     mode: str
     match: list[dict[str, str]]
+    held_until_at: str | None
+    held_until_unix_ns: int | None
 
 
 class RecordDocument(PolicyDocument):
@@ -69,14 +74,34 @@ class ExplainDocument(ServiceDocument):
     sentence: str
 
 
+class FleetSwitchDocument(TypedDict):
+    """Whether shares are disabled on the whole fleet, and who said so last."""
+
+    disabled: bool
+    changed_at: str | None
+    changed_unix_ns: int
+    changed_by: str
+    reason: str
+
+
 class ControllerDocument(TypedDict):
-    """The controller that answered. ``degraded_reason``: empty, or why it refuses writes or holds targets."""
+    """The controller that answered. ``degraded_reason``: empty, or why it refuses writes or holds targets.
+
+    ``fleet_switch`` null: shares have never been disabled.
+    """
 
     controller_id: str
     epoch: int
     store_revision: int
     store_available: bool
     degraded_reason: str
+    fleet_switch: FleetSwitchDocument | None
+
+
+class ShareDocument(ServiceDocument):
+    """``utilctl get share``."""
+
+    controller: ControllerDocument
 
 
 class HostDocument(TypedDict):
@@ -133,7 +158,11 @@ class DeleteDocument(TypedDict):
 
 
 class HistoryEntryDocument(TypedDict):
-    """One change. ``old`` null: created; ``new`` null: deleted."""
+    """One change. ``old`` null: created; ``new`` null: deleted.
+
+    ``fleet_disabled`` null, except where the whole fleet was disabled (true) or enabled (false); ``see`` is empty
+    there.
+    """
 
     see: str
     changed_at: str | None
@@ -143,9 +172,76 @@ class HistoryEntryDocument(TypedDict):
     old: PolicyDocument | None
     new: PolicyDocument | None
     store_revision: int
+    fleet_disabled: bool | None
 
 
 class HistoryDocument(TypedDict):
     """``utilctl history``: newest first."""
 
     entries: list[HistoryEntryDocument]
+
+
+class PolicyChangeDocument(TypedDict):
+    """One service of a policy file. ``action`` is ``create``, ``update`` or ``delete``."""
+
+    see: str
+    action: str
+    old: PolicyDocument | None
+    new: PolicyDocument | None
+
+
+class ApplyDocument(TypedDict):
+    """``utilctl apply`` and ``utilctl diff``: what was, or would be, changed, by service.
+
+    ``unchanged`` counts services that are stored so already; ``unnamed`` are not in the file and left alone.
+    """
+
+    changed: bool
+    dry_run: bool
+    revision: int
+    trace_id: str
+    changes: list[PolicyChangeDocument]
+    unchanged: int
+    unnamed: list[str]
+
+
+class ExportDocument(TypedDict):
+    """``utilctl export``: every policy at one revision of the store."""
+
+    revision: int
+    services: list[RecordDocument]
+
+
+class HeldShareDocument(TypedDict):
+    """What is kept of a held service on one host: parts of the cores that the host has for services."""
+
+    host: str
+    weight_ratio: float
+    entitlement_ratio: float
+
+
+class HoldDocument(TypedDict):
+    """``utilctl hold``."""
+
+    see: str
+    dry_run: bool
+    record: RecordDocument
+    held: list[HeldShareDocument]
+
+
+class ReleaseDocument(TypedDict):
+    """``utilctl release``. ``changed`` false: it was not held."""
+
+    see: str
+    changed: bool
+    dry_run: bool
+    record: RecordDocument
+
+
+class SwitchDocument(TypedDict):
+    """``utilctl disable`` and ``utilctl enable``. ``hosts`` are connected and told at once."""
+
+    disabled: bool
+    changed: bool
+    hosts: int
+    fleet_switch: FleetSwitchDocument | None

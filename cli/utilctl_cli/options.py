@@ -5,8 +5,11 @@ The types raise utilctl's own UsageError, so that a bad share reads the same her
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import click
@@ -86,6 +89,25 @@ def parse_timeout_ns(text: str) -> int:
     if timeout_ns > MAX_TIMEOUT_NS:
         raise UsageError(f"timeout {text!r} is too long", hint="use at most 1h, for example 5s")
     return timeout_ns
+
+
+def parse_since(text: str) -> int:
+    """A time to look back (``2h``) or an instant in ISO 8601, UTC unless it says otherwise, as ns since 1970.
+
+    Raises UsageError.
+    """
+    with contextlib.suppress(UsageError):
+        return max(0, time.time_ns() - parse_duration_ns(text))
+    try:
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is None:
+            instant = instant.replace(tzinfo=UTC)
+        unix_ns = int(instant.timestamp() * NS_PER_S)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{text!r} is no time", hint="write for example 2h, or an instant such as 2026-11-22T12:00Z"
+        ) from None
+    return max(0, unix_ns)
 
 
 def text_for_the_wire(what: str) -> Callable[[str], str]:

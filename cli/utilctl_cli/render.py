@@ -23,9 +23,10 @@ from utilctl_cli.documents import (
     HostShareDocument,
     ServiceDocument,
     ServicesDocument,
+    ShareDocument,
 )
 from utilctl_cli.failures import one_line
-from utilctl_cli.wording import cap_words, change_words, match_words, number_words
+from utilctl_cli.wording import cap_words, entry_words, hold_words, match_words, number_words
 from utilctl_common.quantities import NS_PER_S
 
 if TYPE_CHECKING:
@@ -85,9 +86,10 @@ def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
     return _text(columns, rows, empty, [*notes, *_degraded(document["controller"])])
 
 
-def share(document: ServiceDocument) -> str:
+def share(document: ShareDocument) -> str:
     """``utilctl get share SEE``."""
-    return _joined([_facts(_service_facts(document)), _per_host(document["per_host"])])
+    notes = map(_wrapped, _degraded(document["controller"]))
+    return _joined([_facts(_service_facts(document)), _per_host(document["per_host"]), *notes])
 
 
 def explain(document: ExplainDocument) -> str:
@@ -107,8 +109,8 @@ def history(document: HistoryDocument) -> str:
     """``utilctl history``."""
     columns = (Column("WHEN (UTC)", "left"), _name("SERVICE"), _name("WHO"), _name("CHANGE"), _name("REASON"))
     rows = [
-        ((e["changed_at"] or "")[:19].replace("T", " "), e["see"], e["changed_by"],
-         change_words(e["old"], e["new"]), e["reason"])
+        ((e["changed_at"] or "")[:19].replace("T", " "), e["see"] or "(fleet)",
+         e["changed_by"], entry_words(e), e["reason"])
         for e in document["entries"]
     ]  # fmt: skip
     return _text(columns, rows, "no change has been made yet", [])
@@ -146,6 +148,7 @@ def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:
         ("matches", match_words(service["match"])),
         ("set by", f"{service['changed_by'] or 'unknown'} ({changed})"),
         *([("reason", service["reason"])] if service["reason"] else []),
+        *([("held", f"{hold_words(service['held_until_at'])} UTC")] if service["held_until_at"] else []),
         ("entitled", f"{_cores(service['entitlement_cores'])} cores"),
         ("demand", f"{_cores(service['demand_cores'])} cores"),
         ("used", f"{_cores(service['consumption_cores'])} cores"),

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from utilctl_cli.documents import DeleteDocument, PolicyDocument, SetShareDocument
+from utilctl_cli.documents import (
+    ApplyDocument,
+    DeleteDocument,
+    HistoryEntryDocument,
+    HoldDocument,
+    PolicyDocument,
+    ReleaseDocument,
+    SetShareDocument,
+    SwitchDocument,
+)
+from utilctl_cli.failures import one_line
 from utilctl_common.matchers import matcher_from_mapping
 
 
@@ -31,10 +41,16 @@ def _fields(policy: PolicyDocument) -> Mapping[str, str]:
         "cap": cap_words(policy["cap_cores"]),
         "mode": policy["mode"],
         "match": match_words(policy["match"]),
+        "hold": hold_words(policy["held_until_at"]),
     }
 
 
-_USUAL: Final = {"floor": "0", "cap": "none", "mode": "auto", "match": "its label"}
+_USUAL: Final = {"floor": "0", "cap": "none", "mode": "auto", "match": "its label", "hold": "none"}
+
+
+def hold_words(until: str | None) -> str:
+    """``none``, or until when, to the second."""
+    return "none" if until is None else f"until {until[:19].replace('T', ' ')}"
 
 
 def policy_words(policy: PolicyDocument) -> str:
@@ -68,3 +84,57 @@ def delete_words(document: DeleteDocument) -> str:
     prefix = "dry run, nothing deleted: " if document["dry_run"] else ""
     previous = document["previous"]
     return f"{prefix}{document['see']} deleted: {policy_words(previous)} (was version {previous['version']})"
+
+
+def entry_words(entry: HistoryEntryDocument) -> str:
+    """What a change in the history changed."""
+    if entry["fleet_disabled"] is not None:
+        return "shares disabled" if entry["fleet_disabled"] else "shares enabled"
+    return change_words(entry["old"], entry["new"])
+
+
+def apply_words(document: ApplyDocument) -> str:
+    """A line for each change, marked as in a diff, then how many there are and what stays as it is."""
+    signs = {"create": "+", "update": "~", "delete": "-"}
+    lines = [
+        one_line(f"{signs[change['action']]} {change['see']} {change_words(change['old'], change['new'])}")
+        for change in document["changes"]
+    ]
+    counted = _count(len(document["changes"]), "change")
+    said = "dry run, nothing stored: " if document["dry_run"] else ""
+    summary = f"{said}{counted}, {document['unchanged']} unchanged (revision {document['revision']})"
+    if document["unnamed"]:
+        names, rest = document["unnamed"][:_LISTED], len(document["unnamed"]) - _LISTED
+        more = f" and {rest} more" if rest > 0 else ""
+        summary += f"\nnot in the file, left alone: {', '.join(names)}{more}; --prune deletes them"
+    return "\n".join([*lines, summary])
+
+
+_LISTED: Final = 10
+"""Names listed before the rest is only counted."""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def hold_document_words(document: HoldDocument) -> str:
+    """One sentence on what is held."""
+    prefix = "dry run, nothing stored: " if document["dry_run"] else ""
+    hosts = _count(len(document["held"]), "host")
+    until = hold_words(document["record"]["held_until_at"])
+    return f"{prefix}{document['see']} held {until} UTC on {hosts}"
+
+
+def release_words(document: ReleaseDocument) -> str:
+    """One sentence on what a release did."""
+    prefix = "dry run, nothing stored: " if document["dry_run"] else ""
+    return f"{prefix}{document['see']} {'released' if document['changed'] else 'was not held'}"
+
+
+def switch_words(document: SwitchDocument) -> str:
+    """One sentence on whether shares hold."""
+    state = "disabled: nobody is held back" if document["disabled"] else "enabled"
+    already = "" if document["changed"] else " already"
+    told = f"; {_count(document['hosts'], 'connected host')} told" if document["changed"] else ""
+    return f"shares are{already} {state}{told}"

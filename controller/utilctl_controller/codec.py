@@ -7,20 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 
 from utilctl_common.errors import UsageError
 from utilctl_common.matchers import Matcher, matcher_from_mapping
 from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
-from utilctl_controller.edits import DeleteEdit, PolicyEdit, check_words
+from utilctl_common.policy import Hold, SeePolicy
+from utilctl_common.quantities import NS_PER_S
+from utilctl_controller.edits import (
+    ApplyEdit,
+    ApplyPlan,
+    DeleteEdit,
+    HoldEdit,
+    PolicyEdit,
+    SwitchEdit,
+    WriteTerms,
+    check_words,
+)
 from utilctl_controller.explain import Explanation
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, Push, SeeReading
 from utilctl_controller.status import HostShareView, HostView, ServiceView
-from utilctl_controller.store.port import HistoryEntry, Record
+from utilctl_controller.store.port import HistoryEntry, Record, Snapshot, SwitchRecord
 from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
 
 UNKNOWN_AUTHOR = "unknown"
 """Recorded as the author of a change whose request names none."""
+
+MAX_HOLD_NS: Final = 365 * 86_400 * NS_PER_S
+"""Longest hold. Arbitrary; whoever wants it for longer wants another share."""
+
+_Write = (
+    control_pb2.SetShareRequest
+    | control_pb2.DeleteSeeRequest
+    | control_pb2.ApplyRequest
+    | control_pb2.HoldRequest
+    | control_pb2.ReleaseRequest
+)
 
 
 # Agents
@@ -99,6 +121,7 @@ def target_set(push: Push, traceparent: str) -> agent_pb2.ConnectResponse:
             lease_ns=push.lease_ns,
             traceparent=traceparent,
             targets=targets,
+            disabled=push.disabled,
         )
     )
 
@@ -122,6 +145,8 @@ def policy_message(policy: SeePolicy) -> common_pb2.Policy:
     )
     if policy.cap_cores is not None:
         message.cap_cores = policy.cap_cores
+    if policy.hold is not None:
+        message.held_until_unix_ns = policy.hold.until_unix_ns
     return message
 
 
@@ -156,7 +181,6 @@ def _matchers_from(messages: Iterable[common_pb2.Matcher]) -> tuple[Matcher, ...
 def edit_from(message: control_pb2.SetShareRequest) -> PolicyEdit:
     """A request to set a policy. Raises UsageError for malformed names, texts and matchers."""
     parse_see_name(message.see)
-    check_words(message.changed_by, message.reason)
     if message.matchers and not message.set_matchers:
         raise UsageError("matchers are given but not asked to be set", hint="set set_matchers")
     return PolicyEdit(
@@ -167,24 +191,61 @@ def edit_from(message: control_pb2.SetShareRequest) -> PolicyEdit:
         clear_cap=message.clear_cap,
         mode=message.mode if message.HasField("mode") else None,
         matchers=_matchers_from(message.matchers) if message.set_matchers else None,
-        who=message.changed_by or UNKNOWN_AUTHOR,
-        reason=message.reason,
-        if_version=message.if_version if message.HasField("if_version") else None,
-        dry_run=message.dry_run,
+        terms=_terms_from(message),
     )
 
 
 def delete_from(message: control_pb2.DeleteSeeRequest) -> DeleteEdit:
     """A request to delete an SEE. Raises UsageError for malformed names and texts."""
-    parse_see_name(message.see)
-    check_words(message.changed_by, message.reason)
-    return DeleteEdit(
-        see=message.see,
-        who=message.changed_by or UNKNOWN_AUTHOR,
-        reason=message.reason,
-        if_version=message.if_version if message.HasField("if_version") else None,
-        dry_run=message.dry_run,
+    return DeleteEdit(parse_see_name(message.see), _terms_from(message))
+
+
+def apply_from(message: control_pb2.ApplyRequest) -> ApplyEdit:
+    """A whole policy file. Raises UsageError for whatever is no policy in it."""
+    return ApplyEdit(
+        policies=tuple(_policy_from(policy) for policy in message.policies),
+        groups=frozenset(parse_see_name(name) for name in message.groups),
+        prune=message.prune,
+        terms=_terms_from(message),
     )
+
+
+def _policy_from(message: common_pb2.Policy) -> SeePolicy:
+    return SeePolicy(
+        name=message.see,
+        share=message.share,
+        floor_cores=message.floor_cores,
+        cap_cores=message.cap_cores if message.HasField("cap_cores") else None,
+        mode=message.mode or "auto",
+        matchers=_matchers_from(message.matchers),
+    )
+
+
+def hold_from(message: control_pb2.HoldRequest) -> HoldEdit:
+    """A request to hold an SEE. Raises UsageError for malformed names and texts and for times out of range."""
+    if not 0 < message.duration_ns <= MAX_HOLD_NS:
+        raise UsageError("the time to hold for is out of range", hint="use more than nothing and at most 365d")
+    return HoldEdit(parse_see_name(message.see), message.duration_ns, _terms_from(message))
+
+
+def release_from(message: control_pb2.ReleaseRequest) -> tuple[str, WriteTerms]:
+    """A request to release an SEE. Raises UsageError for malformed names and texts."""
+    return parse_see_name(message.see), _terms_from(message)
+
+
+def switch_from(message: control_pb2.SetEnabledRequest) -> SwitchEdit:
+    """A request to disable or enable the fleet. Raises UsageError for malformed texts."""
+    check_words(message.changed_by, message.reason)
+    return SwitchEdit(not message.enabled, message.changed_by or UNKNOWN_AUTHOR, message.reason)
+
+
+def _terms_from(message: _Write) -> WriteTerms:
+    check_words(message.changed_by, message.reason)
+    if isinstance(message, control_pb2.ApplyRequest):
+        version = message.if_revision if message.HasField("if_revision") else None
+    else:
+        version = message.if_version if message.HasField("if_version") else None
+    return WriteTerms(message.changed_by or UNKNOWN_AUTHOR, message.reason, version, message.dry_run)
 
 
 def set_share_response(
@@ -203,6 +264,52 @@ def set_share_response(
 def delete_response(previous: Record, *, dry_run: bool) -> control_pb2.DeleteSeeResponse:
     """The answer to DeleteSee."""
     return control_pb2.DeleteSeeResponse(previous=record_message(previous), dry_run=dry_run)
+
+
+def apply_response(plan: ApplyPlan, revision: int, *, dry_run: bool, trace_id: str) -> control_pb2.ApplyResponse:
+    """The answer to Apply."""
+    return control_pb2.ApplyResponse(
+        changes=[
+            control_pb2.PolicyChange(
+                see=change.see,
+                old=policy_message(change.old) if change.old else None,
+                new=policy_message(change.new) if change.new else None,
+            )
+            for change in plan.changes
+        ],
+        unchanged=plan.unchanged,
+        unnamed=plan.unnamed,
+        revision=revision,
+        dry_run=dry_run,
+        trace_id=trace_id,
+    )
+
+
+def policies_message(snapshot: Snapshot) -> control_pb2.ListPoliciesResponse:
+    """The answer to ListPolicies."""
+    records = [record_message(record) for _, record in sorted(snapshot.records.items())]
+    return control_pb2.ListPoliciesResponse(records=records, revision=snapshot.revision)
+
+
+def hold_response(record: Record, hold: Hold, *, dry_run: bool) -> control_pb2.HoldResponse:
+    """The answer to Hold."""
+    held = [
+        control_pb2.HeldShare(host=host, weight_ratio=kept.weight_ratio, entitlement_ratio=kept.entitlement_ratio)
+        for host, kept in sorted(hold.hosts.items())
+    ]
+    return control_pb2.HoldResponse(record=record_message(record), held=held, dry_run=dry_run)
+
+
+def switch_message(switch: SwitchRecord | None) -> control_pb2.FleetSwitch | None:
+    """The fleet's switch; None if it has never been used."""
+    if switch is None:
+        return None
+    return control_pb2.FleetSwitch(
+        disabled=switch.disabled,
+        changed_unix_ns=switch.change.at_unix_ns,
+        changed_by=switch.change.who,
+        reason=switch.change.reason,
+    )
 
 
 # Status
@@ -264,7 +371,13 @@ def host_message(view: HostView, now_unix_ns: int) -> control_pb2.HostStatus:
 
 
 def controller_message(
-    *, controller_id: str, epoch: int, store_revision: int, store_available: bool, degraded_reason: str
+    *,
+    controller_id: str,
+    epoch: int,
+    store_revision: int,
+    store_available: bool,
+    degraded_reason: str,
+    switch: SwitchRecord | None,
 ) -> control_pb2.ControllerStatus:
     """The controller's own state."""
     return control_pb2.ControllerStatus(
@@ -273,6 +386,7 @@ def controller_message(
         store_revision=store_revision,
         store_available=store_available,
         degraded_reason=degraded_reason,
+        fleet_switch=switch_message(switch),
     )
 
 
@@ -303,6 +417,7 @@ def history_message(entries: Iterable[HistoryEntry]) -> control_pb2.ListHistoryR
                 old=policy_message(entry.old) if entry.old else None,
                 new=policy_message(entry.new) if entry.new else None,
                 store_revision=entry.revision,
+                fleet_disabled=entry.fleet_disabled,
             )
             for entry in entries
         ]

@@ -8,22 +8,19 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from utilctl_common.errors import ConflictError, UnreachableError
+from utilctl_common.errors import FailedError
 from utilctl_common.names import parse_see_name
+from utilctl_common.policy import Hold
 from utilctl_common.telemetry_grpc import current_trace_id
 from utilctl_controller import codec
-from utilctl_controller.edits import DeleteEdit, PolicyEdit, apply_edit, unknown
+from utilctl_controller.edits import apply_hold, unknown
 from utilctl_controller.explain import explain
 from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.rpc_errors import answering
 from utilctl_controller.status import ServiceView, host_views, service_views
-from utilctl_controller.store.port import Change, Done, LostRace, Record, Unavailable
+from utilctl_controller.writes import PolicyWriter
 from utilctl_proto.v1 import control_pb2, control_pb2_grpc
-
-WRITE_ATTEMPTS: Final = 16
-"""Times a write without a version is tried against other writers. Arbitrary: each loss means another's
-success."""
 
 DEFAULT_HISTORY: Final = 100
 MAX_HISTORY: Final = 10_000
@@ -57,6 +54,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         self._keeper = keeper
         self._rebalancer = rebalancer
         self._source = source
+        self._writer = PolicyWriter(keeper)
 
     @answering
     async def SetShare(  # noqa: N802 - the name of the RPC
@@ -64,12 +62,12 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.SetShareResponse:
         """Create or change one policy."""
         edit = codec.edit_from(request)
-        previous, record = await self._set(edit)
+        previous, record = await self._writer.set(edit)
         return codec.set_share_response(
             record,
             previous,
             changed=previous is None or previous.policy != record.policy,
-            dry_run=edit.dry_run,
+            dry_run=edit.terms.dry_run,
             trace_id=current_trace_id(),
         )
 
@@ -79,7 +77,63 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.DeleteSeeResponse:
         """Remove one policy."""
         edit = codec.delete_from(request)
-        return codec.delete_response(await self._delete(edit), dry_run=edit.dry_run)
+        return codec.delete_response(await self._writer.delete(edit), dry_run=edit.terms.dry_run)
+
+    @answering
+    async def Apply(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.ApplyRequest, context: Context
+    ) -> control_pb2.ApplyResponse:
+        """Store a whole policy file as one transaction."""
+        edit = codec.apply_from(request)
+        applied = await self._writer.apply(edit)
+        return codec.apply_response(
+            applied.plan, applied.revision, dry_run=edit.terms.dry_run, trace_id=current_trace_id()
+        )
+
+    @answering
+    async def ListPolicies(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.ListPoliciesRequest, context: Context
+    ) -> control_pb2.ListPoliciesResponse:
+        """Every policy as the store itself has it, by SEE."""
+        return codec.policies_message(await self._keeper.confirmed())
+
+    @answering
+    async def Hold(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.HoldRequest, context: Context
+    ) -> control_pb2.HoldResponse:
+        """Keep one SEE's targets as they are for a while."""
+        edit = codec.hold_from(request)
+        if edit.see not in self._keeper.records:
+            raise unknown("service", edit.see, self._keeper.records)
+        now_ns = time.monotonic_ns()
+        if self._rebalancer.learning(now_ns):
+            raise FailedError("the controller has just started and knows no targets to hold", hint="try again soon")
+        hold = Hold(time.time_ns() + edit.duration_ns, self._rebalancer.targets_of(edit.see, now_ns))
+        _, record = await self._writer.change(edit.see, edit.terms, lambda stored: apply_hold(stored, hold))
+        return codec.hold_response(record, hold, dry_run=edit.terms.dry_run)
+
+    @answering
+    async def Release(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.ReleaseRequest, context: Context
+    ) -> control_pb2.ReleaseResponse:
+        """End a hold before its time."""
+        see, terms = codec.release_from(request)
+        if see not in self._keeper.records:
+            raise unknown("service", see, self._keeper.records)
+        previous, record = await self._writer.change(see, terms, lambda stored: apply_hold(stored, None))
+        changed = previous is not None and previous.policy.hold is not None
+        return control_pb2.ReleaseResponse(record=codec.record_message(record), changed=changed, dry_run=terms.dry_run)
+
+    @answering
+    async def SetEnabled(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.SetEnabledRequest, context: Context
+    ) -> control_pb2.SetEnabledResponse:
+        """Let shares hold on the whole fleet, or let nobody be held back."""
+        switch, changed = await self._writer.switch(codec.switch_from(request))
+        connected = sum(host.connected for host in self._rebalancer.hosts.values())
+        return control_pb2.SetEnabledResponse(
+            fleet_switch=codec.switch_message(switch), changed=changed, hosts=connected
+        )
 
     @answering
     async def ListServices(  # noqa: N802 - the name of the RPC
@@ -107,7 +161,9 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.GetShareRequest, context: Context
     ) -> control_pb2.GetShareResponse:
         """One SEE."""
-        return control_pb2.GetShareResponse(service=codec.service_message(self._view(request.see)))
+        return control_pb2.GetShareResponse(
+            service=codec.service_message(self._view(request.see)), controller=self._controller()
+        )
 
     @answering
     async def Explain(  # noqa: N802 - the name of the RPC
@@ -127,7 +183,9 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         see = parse_see_name(request.see) if request.see else None
         limit = min(request.limit or DEFAULT_HISTORY, MAX_HISTORY)
         entries = await self._keeper.history(see, limit)
-        if see is not None and not entries and see not in self._keeper.records:
+        known = bool(entries)
+        entries = tuple(entry for entry in entries if entry.change.at_unix_ns >= request.since_unix_ns)
+        if see is not None and not known and see not in self._keeper.records:
             raise unknown("service", see, self._keeper.records)
         return codec.history_message(entries)
 
@@ -152,66 +210,5 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             store_revision=self._keeper.revision,
             store_available=self._keeper.status.available,
             degraded_reason=state.degraded_reason,
+            switch=self._keeper.switch,
         )
-
-    async def _set(self, edit: PolicyEdit) -> tuple[Record | None, Record]:
-        """The records before and after ``edit``; the same one twice if it changes nothing."""
-        stored = self._keeper.records.get(edit.see)
-        confirmed = False
-        for _ in range(WRITE_ATTEMPTS):
-            _check_version(edit.see, edit.if_version, stored)
-            policy = apply_edit(stored.policy if stored else None, edit)
-            change = Change(edit.who, edit.reason, time.time_ns())
-            version = stored.version if stored else 0
-            if edit.dry_run:
-                unchanged = stored is not None and stored.policy == policy
-                record = stored if unchanged else Record(policy, version + 1, self._keeper.revision, change)
-                assert record is not None
-                return stored, record
-            if stored is not None and stored.policy == policy:
-                if confirmed:
-                    return stored, stored
-                # The copy may be a moment behind another controller's write; only the store knows for
-                # certain.
-                stored, confirmed = await self._keeper.confirmed(edit.see), True
-                continue
-            outcome = await self._keeper.put(policy, change, version)
-            if isinstance(outcome, Done):
-                assert outcome.record is not None
-                return stored, outcome.record
-            stored, confirmed = _after_loss(edit.see, outcome), True
-        raise ConflictError(f"{edit.see} is being changed by many writers at once", hint="try again")
-
-    async def _delete(self, edit: DeleteEdit) -> Record:
-        stored = self._keeper.records.get(edit.see)
-        for _ in range(WRITE_ATTEMPTS):
-            if stored is None:
-                raise unknown("service", edit.see, self._keeper.records)
-            _check_version(edit.see, edit.if_version, stored)
-            if edit.dry_run:
-                return stored
-            outcome = await self._keeper.delete(edit.see, Change(edit.who, edit.reason, time.time_ns()), stored.version)
-            if isinstance(outcome, Done):
-                return stored
-            stored = _after_loss(edit.see, outcome)
-        raise ConflictError(f"{edit.see} is being changed by many writers at once", hint="try again")
-
-
-def _check_version(see: str, wanted: int | None, stored: Record | None) -> None:
-    """Raise ConflictError unless the stored version is the one asked for."""
-    found = stored.version if stored else 0
-    if wanted is None or wanted == found:
-        return
-    is_now = f"is at version {found}" if stored else "does not exist (version 0)"
-    raise ConflictError(f"{see} {is_now}, not at version {wanted}; nothing was changed", hint="read it and try again")
-
-
-def _after_loss(see: str, outcome: LostRace | Unavailable) -> Record | None:
-    """What is stored after a lost race. Raises UnreachableError if the store did not answer."""
-    if isinstance(outcome, Unavailable):
-        known = outcome.reason.startswith("nothing was written")
-        rest = "" if known else f", so {see} may or may not have been changed"
-        raise UnreachableError(
-            f"the policy store is unavailable ({outcome.reason}){rest}", hint="look with utilctl get and try again"
-        )
-    return outcome.current

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.matchers import Matcher
 from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
+from utilctl_common.policy import Hold, SeePolicy
+from utilctl_controller.store.port import Change, PolicyWrite, Record
 
 MAX_REASON = 1000
 """Longest reason or author kept, in characters. Arbitrary."""
@@ -20,12 +21,26 @@ class NotFoundError(FailedError):
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyEdit:
-    """A change asked for: fields that are None keep what is stored.
+class WriteTerms:
+    """Who asks for a change, why, and under which terms.
 
-    ``clear_cap`` removes the cap; ``if_version`` (None: whatever is there) refuses the change unless the
-    stored version is this one, 0 meaning that the SEE must not exist.
+    ``if_version`` (None: whatever is there) refuses it unless the stored version is this one, 0 meaning that the SEE
+    must not exist. ``dry_run`` only checks it and says what would change.
     """
+
+    who: str
+    reason: str
+    if_version: int | None
+    dry_run: bool
+
+    def change(self, at_unix_ns: int) -> Change:
+        """What the history is to say."""
+        return Change(self.who, self.reason, at_unix_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEdit:
+    """A change asked for: fields that are None keep what is stored. ``clear_cap`` removes the cap."""
 
     see: str
     share: float | None
@@ -34,21 +49,69 @@ class PolicyEdit:
     clear_cap: bool
     mode: str | None
     matchers: tuple[Matcher, ...] | None
-    who: str
-    reason: str
-    if_version: int | None
-    dry_run: bool
+    terms: WriteTerms
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteEdit:
-    """A deletion asked for; ``if_version`` as in PolicyEdit."""
+    """A deletion asked for."""
 
     see: str
+    terms: WriteTerms
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyEdit:
+    """A whole policy file to be stored: each policy as it is to be, not as it is to change.
+
+    ``prune`` also deletes what is not named; ``groups`` are named without a policy. The version in ``terms`` is the
+    store's revision after which nobody may have changed anything.
+    """
+
+    policies: tuple[SeePolicy, ...]
+    groups: frozenset[str]
+    prune: bool
+    terms: WriteTerms
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEdit:
+    """A hold asked for, ``duration_ns`` from now on."""
+
+    see: str
+    duration_ns: int
+    terms: WriteTerms
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchEdit:
+    """Asks that shares hold on the fleet, or that they do not."""
+
+    disabled: bool
     who: str
     reason: str
-    if_version: int | None
-    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One SEE before and after; None: there is none."""
+
+    see: str
+    old: SeePolicy | None
+    new: SeePolicy | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPlan:
+    """What applying a file does: ``changes`` by SEE, as many ``writes``, and what stays as it is.
+
+    ``unnamed`` are SEEs that are stored, not named in the file, and left alone.
+    """
+
+    changes: tuple[PolicyChange, ...]
+    writes: tuple[PolicyWrite, ...]
+    unchanged: int
+    unnamed: tuple[str, ...]
 
 
 def check_words(who: str, reason: str) -> None:
@@ -76,7 +139,40 @@ def apply_edit(stored: SeePolicy | None, edit: PolicyEdit) -> SeePolicy:
         cap_cores=None if edit.clear_cap else cap,
         mode=edit.mode if edit.mode is not None else stored.mode if stored else "auto",
         matchers=edit.matchers if edit.matchers is not None else stored.matchers if stored else (),
+        hold=stored.hold if stored else None,
     )
+
+
+def apply_hold(stored: SeePolicy | None, hold: Hold | None) -> SeePolicy:
+    """``stored`` with ``hold`` (None: released). The caller has looked whether it exists."""
+    assert stored is not None
+    return replace(stored, hold=hold)
+
+
+def plan_apply(stored: Mapping[str, Record], edit: ApplyEdit) -> ApplyPlan:
+    """What ``edit`` makes of what is ``stored``. A hold stays: a file says nothing of it.
+
+    Raises UsageError for a name that stands twice.
+    """
+    named: dict[str, SeePolicy | None] = {}
+    for policy in edit.policies:
+        if policy.name in named:
+            raise UsageError(f"{policy.name} is listed twice", hint="list it once")
+        record = stored.get(policy.name)
+        named[policy.name] = replace(policy, hold=record.policy.hold if record else None)
+    unnamed = sorted(set(stored) - set(named) - edit.groups)
+    if edit.prune:
+        named |= dict.fromkeys(unnamed)
+        unnamed = []
+    changes: list[PolicyChange] = []
+    writes: list[PolicyWrite] = []
+    for see, new in sorted(named.items()):
+        record = stored.get(see)
+        old = record.policy if record else None
+        if old != new:
+            changes.append(PolicyChange(see, old, new))
+            writes.append(PolicyWrite(see, new, record.version if record else 0))
+    return ApplyPlan(tuple(changes), tuple(writes), len(named) - len(changes), tuple(unnamed))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> NotFoundError:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
+from utilctl_common.quantities import NS_PER_S
 from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.status import ServiceView
 
 NOTICEABLE_CORES: Final = 0.005
 """Differences below this many cores are not worth a word: they round away in two decimals."""
+
+DISABLED: Final = "shares are disabled on the whole fleet: nobody is held back"
+"""Said wherever it would otherwise look as if shares held."""
 
 _LISTED: Final = 3
 """Hosts named in a sentence before the rest is only counted."""
@@ -18,8 +23,8 @@ _LISTED: Final = 3
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """``binding_constraint`` is what holds the SEE at its entitlement: ``demand``, ``cap``, ``floor``,
-    ``capacity of HOSTS``, or ``nothing yet``. Lenders want less than their static part of the hosts where it
-    runs, borrowers get more than theirs."""
+    ``capacity of HOSTS``, ``hold``, ``disabled``, or ``nothing yet``. Lenders want less than their static part of the
+    hosts where it runs, borrowers get more than theirs."""
 
     binding_constraint: str
     lenders: tuple[str, ...]
@@ -29,6 +34,17 @@ class Explanation:
 
 def explain(rebalancer: Rebalancer, service: ServiceView, now_ns: int) -> Explanation:
     """Explain ``service`` (all its hosts, or those that its view was narrowed to) by the newest decision."""
+    if rebalancer.disabled:
+        sentence = f"{DISABLED}, {service.name} neither; utilctl enable lets them hold again."
+        return Explanation("disabled", (), (), sentence)
+    policy = rebalancer.policies.get(service.name)
+    if policy is not None and policy.hold is not None:
+        until = datetime.fromtimestamp(policy.hold.until_unix_ns // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        sentence = (
+            f"{service.name} is held at {service.entitlement_cores:.2f} cores, {_places(rebalancer, service)}, until "
+            f"{until} UTC, whatever it or others want; utilctl release {service.name} ends that."
+        )
+        return Explanation("hold", (), (), sentence)
     decision = rebalancer.decision
     granted = decision.sees.get(service.name) if decision else None
     if rebalancer.learning(now_ns) or decision is None or granted is None:

@@ -81,7 +81,10 @@ class HostTarget:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A complete set of targets to send to one host. A renewal repeats a set under the same generation."""
+    """A complete set of targets to send to one host. A renewal repeats a set under the same generation.
+
+    ``disabled``: the host is to hold nobody back, whatever the targets say.
+    """
 
     host: str
     epoch: int
@@ -89,6 +92,7 @@ class Push:
     lease_ns: int
     targets: tuple[HostTarget, ...]
     renewal: bool
+    disabled: bool = False
 
 
 @dataclass(slots=True)
@@ -96,8 +100,8 @@ class HostState:
     """One host, owned and changed by the rebalancer alone.
 
     ``lease_end_ns``: until then a host that fell silent still counts, as its agent still holds its last
-    targets. ``resend``: its agent has just connected and needs the current set again. ``by_demand``: what is
-    pushed came from the allocation, not from static shares.
+    targets. ``pushed_cores``: what ``pushed`` shares out. ``resend``: its agent has just connected and needs the
+    current set again. ``by_demand``: what is pushed came from the allocation, not from static shares.
     """
 
     hello: AgentHello
@@ -111,6 +115,7 @@ class HostState:
     lease_end_ns: int = 0
     pushed: Push | None = None
     pushed_at_ns: int = 0
+    pushed_cores: float = 0.0
     by_demand: bool = False
     resend: bool = False
     applied_epoch: int = 0

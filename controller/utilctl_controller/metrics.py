@@ -31,6 +31,8 @@ GAUGES = {
     "utilctl_host_overhead_ratio": "CPU that a host's agent uses, as a part of one core",
     "utilctl_controller_agents": "Agents connected",
     "utilctl_controller_store_available_ratio": "1 while the policy store answers, otherwise 0",
+    "utilctl_controller_enabled_ratio": "1 while shares hold, 0 while an operator has disabled them on the fleet",
+    "utilctl_controller_held_services": "Services whose targets are held",
 }
 """Every gauge, and what it is."""
 

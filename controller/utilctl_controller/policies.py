@@ -10,23 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from opentelemetry.trace import Tracer
 
-from utilctl_common.policy import SeePolicy
+from utilctl_common.policy import SeePolicy, without_past_hold
 from utilctl_common.telemetry import traceparent_of
 from utilctl_controller.store.port import (
     Change,
+    CommitOutcome,
+    Committed,
     Done,
     HistoryEntry,
+    LostRace,
     PolicyEvent,
     PolicyStore,
+    PolicyWrite,
     Record,
     Reloaded,
     Snapshot,
     StoreUnavailableError,
+    SwitchEvent,
+    SwitchRecord,
     Unavailable,
     WriteOutcome,
 )
@@ -39,6 +46,12 @@ STORE_THREADS = 4
 
 _TOMBSTONES = 10_000
 """Deleted SEEs remembered before those that the watch has passed are dropped. Arbitrary."""
+
+_NAMED = 20
+"""SEEs that a span names. Arbitrary."""
+
+Event = PolicyEvent | SwitchEvent
+Outcome = TypeVar("Outcome")
 
 OnChange = Callable[[str], None]
 """Called with the traceparent of the write behind a change of policy, empty if it is not known here."""
@@ -71,15 +84,17 @@ class PolicyKeeper:
         self._prober: asyncio.Task[None] | None = None
         self.status = StoreStatus(available=True, reason="")
         self.revision = 0
+        self.switch: SwitchRecord | None = None
+        """The newest known switch of the fleet; None as long as nobody has ever disabled it."""
 
     @property
     def records(self) -> Mapping[str, Record]:
         """The newest known record of every SEE."""
         return self._records
 
-    def policies(self) -> dict[str, SeePolicy]:
-        """The newest known policies, by SEE."""
-        return {see: record.policy for see, record in self._records.items()}
+    def policies(self, now_unix_ns: int) -> dict[str, SeePolicy]:
+        """The newest known policies, by SEE, without holds whose time is over."""
+        return {see: without_past_hold(record.policy, now_unix_ns) for see, record in self._records.items()}
 
     async def start(self) -> int:
         """Take the next epoch, read the policies, start to watch. Returns the epoch.
@@ -106,33 +121,62 @@ class PolicyKeeper:
 
     async def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
         """As the store's ``put``; the copy holds what was written when this returns."""
-        return await self._write(policy.name, "store.put", self._store.put, policy, change, expected_version)
+        return await self._write(
+            "store.put", (policy.name,), _done_events(policy.name), self._store.put, policy, change, expected_version
+        )
 
     async def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
         """As the store's ``delete``."""
-        return await self._write(see, "store.delete", self._store.delete, see, change, expected_version)
+        return await self._write(
+            "store.delete", (see,), _done_events(see), self._store.delete, see, change, expected_version
+        )
+
+    async def commit(self, writes: Sequence[PolicyWrite], change: Change, unchanged_since: int | None) -> CommitOutcome:
+        """As the store's ``commit``; the copy holds all that was written when this returns."""
+        sees = tuple(write.see for write in writes)
+        return await self._write(
+            "store.commit", sees, _commit_events, self._store.commit, writes, change, unchanged_since
+        )
+
+    async def put_switch(
+        self, disabled: bool, change: Change, expected_version: int
+    ) -> SwitchRecord | LostRace | Unavailable:
+        """As the store's ``put_switch``; the copy holds what was written when this returns."""
+        return await self._write(
+            "store.put_switch", ("",), _switch_events, self._store.put_switch, disabled, change, expected_version
+        )
 
     async def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
         """As the store's ``history``. Raises StoreUnavailableError."""
         return await self._read(self._store.history, see, limit)
 
-    async def confirmed(self, see: str) -> Record | None:
-        """What the store itself holds for ``see`` now. Raises StoreUnavailableError."""
-        return (await self._read(self._store.snapshot)).records.get(see)
+    async def confirmed(self) -> Snapshot:
+        """What the store itself holds now. Raises StoreUnavailableError."""
+        return await self._read(self._store.snapshot)
 
-    async def _write(self, see: str, name: str, call: Callable[..., WriteOutcome], *args: object) -> WriteOutcome:
-        with self._tracer.start_as_current_span(name, attributes={"utilctl.see": see}) as span:
+    async def _write(
+        self,
+        name: str,
+        sees: Sequence[str],
+        events_of: Callable[[Outcome], list[Event]],
+        call: Callable[P, Outcome],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Outcome | Unavailable:
+        """Write in a worker, inside a span, and take in at once what was written."""
+        outcome: Outcome | Unavailable
+        with self._tracer.start_as_current_span(name, attributes={"utilctl.see": ",".join(sees[:_NAMED])}) as span:
             mine = traceparent_of(span)
-            self._in_flight[see] = mine
+            self._in_flight.update(dict.fromkeys(sees, mine))
             try:
-                outcome = await self._workers.run(call, *args)
-                if isinstance(outcome, Done):
-                    self._apply(PolicyEvent(see, outcome.record, outcome.revision))
+                outcome = done = await self._workers.run(call, *args, **kwargs)
+                self._apply(events_of(done))
             except StoreUnavailableError as error:
                 outcome = Unavailable(error.message)
             finally:
-                if self._in_flight.get(see) == mine:
-                    del self._in_flight[see]
+                for see in sees:
+                    if self._in_flight.get(see) == mine:
+                        del self._in_flight[see]
             span.set_attribute("utilctl.outcome", type(outcome).__name__)
         if isinstance(outcome, Unavailable):
             self._set_status(available=False, reason=outcome.reason)
@@ -174,7 +218,7 @@ class PolicyKeeper:
         while not self._stop.is_set():
             try:
                 for item in self._store.watch(after_revision, self._stop):
-                    newest = item if isinstance(item, PolicyEvent) else item.snapshot
+                    newest = item.snapshot if isinstance(item, Reloaded) else item
                     after_revision = newest.revision
                     loop.call_soon_threadsafe(self._on_item, item)
             except RuntimeError:
@@ -185,34 +229,70 @@ class PolicyKeeper:
                 _LOG.exception("the watch of the store failed; starting it again")
             self._stop.wait(1.0)
 
-    def _on_item(self, item: PolicyEvent | Reloaded) -> None:
+    def _on_item(self, item: Event | Reloaded) -> None:
         self._set_status(available=True, reason="")
         if isinstance(item, Reloaded):
             self._reload(item.snapshot)
             self._on_change("")
         else:
             self._watched_revision = item.revision
-            self._apply(item)
+            self._apply([item])
 
     def _reload(self, snapshot: Snapshot) -> None:
         self._records = dict(snapshot.records)
         self._seen = {see: record.revision for see, record in self._records.items()}
+        self.switch = snapshot.switch
         self._base_revision = self._watched_revision = self.revision = snapshot.revision
 
-    def _apply(self, event: PolicyEvent) -> None:
-        """Take in one change unless it is already in: the watch repeats what this controller wrote itself."""
-        if event.revision <= max(self._base_revision, self._seen.get(event.see, 0)):
+    def _apply(self, events: Sequence[Event]) -> None:
+        """Take in what was written together; nobody sees only a part of it."""
+        news = [event for event in events if self._take_in(event)]
+        if not news:
             return
-        self._seen[event.see] = event.revision
-        self.revision = max(self.revision, event.revision)
-        if event.record is None:
-            self._records.pop(event.see, None)
-        else:
-            self._records[event.see] = event.record
         if len(self._seen) > len(self._records) + _TOMBSTONES:
             self._seen = {
                 see: revision
                 for see, revision in self._seen.items()
                 if see in self._records or revision > self._watched_revision
             }
-        self._on_change(self._in_flight.get(event.see, ""))
+        self._on_change(self._in_flight.get(_see_of(news[0]), ""))
+
+    def _take_in(self, event: Event) -> bool:
+        """Whether ``event`` is news: the watch repeats what this controller wrote itself."""
+        see = _see_of(event)
+        if event.revision <= max(self._base_revision, self._seen.get(see, 0)):
+            return False
+        self._seen[see] = event.revision
+        self.revision = max(self.revision, event.revision)
+        if isinstance(event, SwitchEvent):
+            self.switch = event.record
+        elif event.record is None:
+            self._records.pop(event.see, None)
+        else:
+            self._records[event.see] = event.record
+        return True
+
+
+def _see_of(event: Event) -> str:
+    """Whom an event is about; empty for the fleet's switch."""
+    return event.see if isinstance(event, PolicyEvent) else ""
+
+
+def _done_events(see: str) -> Callable[[WriteOutcome], list[Event]]:
+    def events(outcome: WriteOutcome) -> list[Event]:
+        return [PolicyEvent(see, outcome.record, outcome.revision)] if isinstance(outcome, Done) else []
+
+    return events
+
+
+def _commit_events(outcome: CommitOutcome) -> list[Event]:
+    if not isinstance(outcome, Committed):
+        return []
+    return [
+        PolicyEvent(see, record, outcome.revision if record is None else record.revision)
+        for see, record in outcome.records.items()
+    ]
+
+
+def _switch_events(outcome: SwitchRecord | LostRace | Unavailable) -> list[Event]:
+    return [SwitchEvent(outcome, outcome.revision)] if isinstance(outcome, SwitchRecord) else []

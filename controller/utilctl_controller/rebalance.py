@@ -18,15 +18,18 @@ learns;
 renewed, and
   when its lease is over its capacity and demand count no more.
 - Generations increase strictly within the epoch.
+- An SEE whose policy holds it keeps the part of each host that the hold names; nobody else is granted that.
+  Whoever calls leaves out holds whose time is over.
+- While the fleet is disabled every set says so, and goes out at once, to hosts that keep earlier targets as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-from utilctl_common.policy import SeePolicy
+from utilctl_common.policy import HeldShare, SeePolicy
 from utilctl_controller.allocation.model import (
     Allocation,
     AllocationProblem,
@@ -39,7 +42,15 @@ from utilctl_controller.fleet import AgentHello, HostReading, HostState, HostTar
 from utilctl_controller.reports import ReportProblem, clean_report
 from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
-from utilctl_controller.targets import TINY_RATIO, host_caps, host_targets, static_targets, worth_sending
+from utilctl_controller.targets import (
+    DIGITS,
+    TINY_RATIO,
+    host_caps,
+    host_targets,
+    positive_cores,
+    static_targets,
+    worth_sending,
+)
 
 Allocate = Callable[[AllocationProblem], Allocation]
 
@@ -81,9 +92,13 @@ class Rebalancer:
         """The policies in force, by SEE. For reading only."""
         self.decision: Decision | None = None
         """The newest allocation; None before the first."""
+        self.disabled = False
+        """Whether nobody is to be held back anywhere. For reading only; ``on_switch`` changes it."""
         self._settings = settings
         self._allocate = allocate
         self._tree = ShareTree({})
+        self._held_sees: frozenset[str] = frozenset()
+        self._kept_ratio: dict[str, float] = {}  # by host, what part of it holds keep
         self._generation = 0
         self._dirty = True
         self._learning_until_ns = now_ns + settings.learning_intervals * settings.report_interval_ns
@@ -102,11 +117,23 @@ class Rebalancer:
     # Events
 
     def on_policies(self, policies: Mapping[str, SeePolicy]) -> bool:
-        """These policies are in force now. Returns whether that is a change."""
+        """These policies are in force now, with the holds whose time is not over. Returns whether that is a change."""
         if dict(policies) == dict(self.policies):
             return False
         self.policies = dict(policies)
         self._tree = ShareTree(self.policies)
+        self._held_sees = frozenset(see for see, policy in self.policies.items() if policy.hold is not None)
+        self._kept_ratio = {}
+        for _, host, kept in self._kept():
+            self._kept_ratio[host] = self._kept_ratio.get(host, 0.0) + kept.entitlement_ratio
+        self._dirty = True
+        return True
+
+    def on_switch(self, *, disabled: bool) -> bool:
+        """The fleet is disabled or enabled now. Returns whether that is a change."""
+        if disabled == self.disabled:
+            return False
+        self.disabled = disabled
         self._dirty = True
         return True
 
@@ -203,12 +230,12 @@ class Rebalancer:
         counted = [host for _, host in sorted(self.hosts.items()) if self.counts(host, now_ns)]
         demand: dict[str, dict[str, float]] = {see: {} for see in self.policies}
         for host in counted:
-            for see, cores in host.demand.cores().items():
+            for see, cores in self._wanted(host).items():
                 if see in demand:
                     demand[see][host.name] = cores
         problem = AllocationProblem(
             self._settings.mode,
-            tuple(HostCapacity(host.name, round(host.available_cores, DEMAND_DIGITS)) for host in counted),
+            tuple(HostCapacity(host.name, round(self._free_cores(host), DEMAND_DIGITS)) for host in counted),
             tuple(
                 SeeClaim(name, policy.share, policy.floor_cores, policy.cap_cores, demand[name])
                 for name, policy in sorted(self.policies.items())
@@ -223,7 +250,12 @@ class Rebalancer:
         now."""
         if problem is not None and allocation is not None:
             sees = {granted.name: granted for granted in allocation.sees}
-            self.decision = Decision(problem, allocation, sees, own_grants(sees), now_ns)
+            by_host = own_grants(sees)
+            for see, where, kept in self._kept():
+                if kept.entitlement_ratio > 0 and where in self.hosts:
+                    cores = kept.entitlement_ratio * self.hosts[where].available_cores
+                    by_host.setdefault(where, {})[see] = cores
+            self.decision = Decision(problem, allocation, sees, by_host, now_ns)
             self._dirty = True
         pushes: list[Push] = []
         caps: dict[str, dict[str, float]] | None = None
@@ -237,8 +269,14 @@ class Rebalancer:
                 if caps is None:
                     caps = self._caps(now_ns)
                 targets = self._targets(host, by_demand, caps.get(name, {}))
-                if host.pushed is None or worth_sending(host.pushed.targets, targets, host.total_cores):
+                before = host.pushed
+                if (
+                    before is None
+                    or before.disabled != self.disabled
+                    or worth_sending(before.targets, targets, host.total_cores)
+                ):
                     changed = targets
+                    host.pushed_cores = host.available_cores if by_demand else host.total_cores
                 host.by_demand = by_demand
             if (push := self._send(host, changed, generation, now_ns)) is not None:
                 pushes.append(push)
@@ -251,10 +289,17 @@ class Rebalancer:
     ) -> Push | None:
         fresh = self.fresh(host, now_ns)
         if changed is not None:
-            push = Push(host.name, self.epoch, generation, self._settings.lease_ns, changed, renewal=False)
+            push = Push(
+                host.name,
+                self.epoch,
+                generation,
+                self._settings.lease_ns,
+                changed,
+                renewal=False,
+                disabled=self.disabled,
+            )
         elif host.pushed is not None and (host.resend or (fresh and now_ns - host.pushed_at_ns >= self._renew_ns)):
-            before = host.pushed
-            push = Push(host.name, before.epoch, before.generation, before.lease_ns, before.targets, renewal=True)
+            push = replace(host.pushed, renewal=True)
         else:
             return None
         host.pushed = push
@@ -270,17 +315,55 @@ class Rebalancer:
 
     def _held(self, host: HostState, now_ns: int) -> bool:
         """Whether a host keeps the targets of an earlier controller until this one knows its demand."""
-        if host.pushed is not None or host.hello.epoch == 0:
+        if host.pushed is not None or host.hello.epoch == 0 or self.disabled:
             return False
         return not self._by_demand(host, now_ns) and now_ns - host.hello_at_ns <= self._stale_ns
 
     def _targets(self, host: HostState, by_demand: bool, caps: Mapping[str, float]) -> tuple[HostTarget, ...]:
         if not by_demand or self.decision is None or host.available_cores < TINY_RATIO * host.total_cores:
             # A host that others use up has nothing to grant; what is left over is still split by shares.
-            return static_targets(self.policies, self._tree, host.total_cores, caps)
-        granted = self.decision.by_host.get(host.name, {})
-        wanted = host.demand.cores()
-        return host_targets(self.policies, self._tree, host.available_cores, granted, wanted, caps)
+            targets = static_targets(self.policies, self._tree, host.total_cores, caps)
+        else:
+            granted = self.decision.by_host.get(host.name, {})
+            wanted = self._wanted(host)
+            targets = host_targets(self.policies, self._tree, self._free_cores(host), granted, wanted, caps)
+        if not self._held_sees:
+            return targets
+        cores = host.available_cores if by_demand else host.total_cores
+        return tuple(_as_held(target, host.name, cores) for target in targets)
+
+    # Holds
+
+    def targets_of(self, see: str, now_ns: int) -> dict[str, HeldShare]:
+        """What ``see`` has on every host that counts on its targets now: what a hold of it is to keep."""
+        kept: dict[str, HeldShare] = {}
+        for name, host in self.hosts.items():
+            if host.pushed is not None and host.pushed_cores > 0 and (host.connected or now_ns < host.lease_end_ns):
+                for target in host.pushed.targets:
+                    if target.policy.name == see:
+                        weight_ratio = target.weight / host.pushed_cores
+                        granted_ratio = min(1.0, target.entitlement_cores / host.pushed_cores)
+                        kept[name] = HeldShare(weight_ratio, granted_ratio, target.cap_cores)
+        return kept
+
+    def _kept(self) -> Iterator[tuple[str, str, HeldShare]]:
+        """SEE, host, and what is kept there, of every hold."""
+        for see in sorted(self._held_sees):
+            hold = self.policies[see].hold
+            assert hold is not None
+            for host, kept in hold.hosts.items():
+                yield see, host, kept
+
+    def _wanted(self, host: HostState) -> Mapping[str, float]:
+        """Demand on a host that the allocation is to meet: that of an SEE that is held is met already."""
+        demand = host.demand.cores()
+        if not self._held_sees:
+            return demand
+        return {see: cores for see, cores in demand.items() if see not in self._held_sees}
+
+    def _free_cores(self, host: HostState) -> float:
+        """Cores that the allocation may grant on a host."""
+        return max(0.0, host.available_cores * (1.0 - self._kept_ratio.get(host.name, 0.0)))
 
     def _caps(self, now_ns: int) -> dict[str, dict[str, float]]:
         """Ceilings by host and SEE, over the hosts that may be running anything of ours."""
@@ -303,3 +386,13 @@ class Rebalancer:
         ]
         for name in gone:
             del self.hosts[name]
+
+
+def _as_held(target: HostTarget, host: str, cores: float) -> HostTarget:
+    """``target``, or what a hold of its SEE keeps of the ``cores`` of ``host``."""
+    hold = target.policy.hold
+    kept = hold.hosts.get(host) if hold is not None else None
+    if kept is None:
+        return target
+    weight, entitlement = positive_cores(kept.weight_ratio * cores), round(kept.entitlement_ratio * cores, DIGITS)
+    return HostTarget(target.policy, weight, entitlement, kept.cap_cores)

@@ -21,6 +21,7 @@ from utilctl_common.telemetry_grpc import TracingServerInterceptor
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
 from utilctl_controller.allocation.solver import allocate
 from utilctl_controller.control import ControllerState, ControlPlane
+from utilctl_controller.explain import DISABLED
 from utilctl_controller.fleet import Push
 from utilctl_controller.metrics import ControllerMetrics, Gauge
 from utilctl_controller.policies import PolicyKeeper
@@ -67,7 +68,8 @@ class Controller:
         """Serve. Returns HOST:PORT. Raises StoreUnavailableError, and FailedError if the address is taken."""
         epoch = await self._keeper.start()
         self._rebalancer = Rebalancer(self._settings, epoch, allocate, time.monotonic_ns())
-        self._rebalancer.on_policies(self._keeper.policies())
+        self._rebalancer.on_policies(self._keeper.policies(time.time_ns()))
+        self._rebalancer.on_switch(disabled=self._disabled)
         self._sessions = AgentSessions(
             self._settings, self._rebalancer, self.controller_id, self._metrics, self._wake.set
         )
@@ -104,6 +106,9 @@ class Controller:
         """The controller's state now, for status."""
         status = self._keeper.status
         reasons = [self._trouble] if self._trouble else []
+        if (switch := self._keeper.switch) is not None and switch.disabled:
+            why = f" ({switch.change.reason})" if switch.change.reason else ""
+            reasons.insert(0, f"{DISABLED}, by {switch.change.who}{why}; utilctl enable lets them hold again")
         if not status.available:
             reasons.append(f"the policy store is unavailable ({status.reason}): writes are refused")
         if self._rebalancer.learning(time.monotonic_ns()):
@@ -113,7 +118,16 @@ class Controller:
     def _policy_changed(self, traceparent: str) -> None:
         if traceparent:
             self._causes.append(traceparent)
+        if self._loop_task is not None and self._rebalancer.on_switch(disabled=self._disabled):
+            # At once, also while an allocation is on its way: it is for emergencies.
+            causes = [traceparent] if traceparent else []
+            self._send(self._rebalancer.conclude(None, None, time.monotonic_ns()), causes, time.time_ns(), None)
         self._wake.set()
+
+    @property
+    def _disabled(self) -> bool:
+        switch = self._keeper.switch
+        return switch is not None and switch.disabled
 
     async def _decide_forever(self) -> None:
         """Decide at every report interval, and at once when something happened, though not in a rush."""
@@ -155,7 +169,8 @@ class Controller:
     async def _decide(self) -> None:
         started_unix_ns = time.time_ns()
         causes, self._causes = self._causes, []
-        self._rebalancer.on_policies(self._keeper.policies())
+        self._rebalancer.on_policies(self._keeper.policies(time.time_ns()))
+        self._rebalancer.on_switch(disabled=self._disabled)
         problem = self._rebalancer.plan(time.monotonic_ns())
         allocation: Allocation | None = None
         allocated: tuple[int, int] | None = None
@@ -203,6 +218,11 @@ class Controller:
         gauges = [
             Gauge("utilctl_controller_agents", self._sessions.connected),
             Gauge("utilctl_controller_store_available_ratio", float(self._keeper.status.available)),
+            Gauge("utilctl_controller_enabled_ratio", float(not self._rebalancer.disabled)),
+            Gauge(
+                "utilctl_controller_held_services",
+                sum(policy.hold is not None for policy in self._rebalancer.policies.values()),
+            ),
         ]
         views = service_views(self._rebalancer, self._keeper.records, now_ns)
         for name, view in list(views.items())[:limit]:

@@ -35,7 +35,7 @@ DEAD_BAND_CORES: Final = 0.01
 ABSENT_HEADROOM: Final = 0.1
 """Part of an SEE's unused cap set aside for hosts where it does not run now. Arbitrary."""
 
-_DIGITS: Final = 6
+DIGITS: Final = 6
 """Decimals of a core that are sent."""
 
 
@@ -59,9 +59,9 @@ def host_targets(
         result.append(
             HostTarget(
                 policies[see],
-                _positive(max(weight, tiny)),
-                round(entitlement, _DIGITS),
-                None if cap is None else _positive(max(cap, tiny)),
+                positive_cores(max(weight, tiny)),
+                round(entitlement, DIGITS),
+                None if cap is None else positive_cores(max(cap, tiny)),
             )
         )
     return tuple(result)
@@ -76,18 +76,18 @@ def static_targets(
     return tuple(
         HostTarget(
             policies[see],
-            _positive(capacity_cores * fractions[see]),
+            positive_cores(capacity_cores * fractions[see]),
             0.0,
-            None if see not in caps else _positive(max(caps[see], tiny)),
+            None if see not in caps else positive_cores(max(caps[see], tiny)),
         )
         for see in sorted(policies)
     )
 
 
-def _positive(cores: float) -> float:
+def positive_cores(cores: float) -> float:
     """Rounded for sending, never to 0: a weight of nothing means nothing and a ceiling of 0 would stop a
     service."""
-    return max(round(cores, _DIGITS), 10.0**-_DIGITS)
+    return max(round(cores, DIGITS), 10.0**-DIGITS)
 
 
 def host_caps(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,3 +130,18 @@ class TestLease:
         assert keeper.weights(10 * LEASE_NS) == {}
         assert not keeper.expired(10 * LEASE_NS)
         assert keeper.policies() == ()
+
+
+class TestDisabled:
+    def test_disabled_outlasts_the_lease_and_ends_with_a_newer_set_that_does_not_say_so(self) -> None:
+        keeper = TargetKeeper()
+        told = [keeper.disabled]
+        for offered, now_ns in (
+            (targets(1, 1), 0),
+            (replace(targets(1, 2), disabled=True), 1),
+            (targets(1, 1), 2 * LEASE_NS),  # an older one, after the lease: changes nothing
+            (targets(1, 3), 2 * LEASE_NS),
+        ):
+            keeper.offer(offered, now_ns)
+            told.append(keeper.disabled)
+        assert told == [False, False, True, True, False]

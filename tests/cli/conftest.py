@@ -92,6 +92,21 @@ class StandIn(control_pb2_grpc.ControlServiceServicer):
     def ListHistory(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
         return self._answer("ListHistory", request, context)
 
+    def Apply(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("Apply", request, context)
+
+    def ListPolicies(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("ListPolicies", request, context)
+
+    def Hold(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("Hold", request, context)
+
+    def Release(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("Release", request, context)
+
+    def SetEnabled(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("SetEnabled", request, context)
+
 
 @pytest.fixture
 def stand_in() -> Iterator[Callable[[dict[str, Answer]], tuple[str, StandIn]]]:

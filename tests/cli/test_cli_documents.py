@@ -44,7 +44,7 @@ CONTROLLER = control_pb2.ControllerStatus(
 RECORD_JSON = {
     "see": "svc=web", "share": 3.0, "floor_cores": 0.5, "cap_cores": 4.0, "mode": "auto",
     "match": [{"user": "www-data"}], "version": 7, "store_revision": 41, "changed_at": AT, "changed_unix_ns": AT_NS,
-    "changed_by": "alice@ops", "reason": "launch",
+    "changed_by": "alice@ops", "reason": "launch", "held_until_at": None, "held_until_unix_ns": None,
 }  # fmt: skip
 SERVICE_JSON = {
     **RECORD_JSON, "entitlement_cores": 1.5, "demand_cores": 2.5, "consumption_cores": 1.25, "consumed_total_ns": 90,
@@ -59,6 +59,7 @@ SERVICE_JSON = {
 }  # fmt: skip
 CONTROLLER_JSON = {
     "controller_id": "c1", "epoch": 2, "store_revision": 41, "store_available": True, "degraded_reason": "learning",
+    "fleet_switch": None,
 }  # fmt: skip
 
 
@@ -78,8 +79,11 @@ def test_get_services(utilctl: Run, stand_in: StartStandIn) -> None:
 
 
 def test_get_share(utilctl: Run, stand_in: StartStandIn) -> None:
-    response = control_pb2.GetShareResponse(service=SERVICE)
-    assert printed(utilctl, stand_in, "GetShare", response, "get", "share", "svc=web") == SERVICE_JSON
+    response = control_pb2.GetShareResponse(service=SERVICE, controller=CONTROLLER)
+    assert printed(utilctl, stand_in, "GetShare", response, "get", "share", "svc=web") == {
+        **SERVICE_JSON,
+        "controller": CONTROLLER_JSON,
+    }
 
 
 def test_get_hosts(utilctl: Run, stand_in: StartStandIn) -> None:
@@ -112,7 +116,9 @@ def test_what_is_absent_is_null(utilctl: Run, stand_in: StartStandIn) -> None:
     bare = control_pb2.ServiceStatus(record=control_pb2.PolicyRecord(policy=policy))
     response = control_pb2.ExplainResponse(service=bare)
     document = printed(utilctl, stand_in, "Explain", response, "explain", "svc=web")
-    assert {key for key, value in document.items() if value is None} == {"cap_cores", "changed_at", "decided_at"}
+    assert {key for key, value in document.items() if value is None} == {
+        "cap_cores", "changed_at", "decided_at", "held_until_at", "held_until_unix_ns",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("previous", [RECORD, None])
@@ -138,14 +144,55 @@ def test_history(utilctl: Run, stand_in: StartStandIn) -> None:
         see="svc=web", changed_unix_ns=AT_NS, changed_by="bob@ops", reason="", new=RECORD.policy, store_revision=3
     )
     response = control_pb2.ListHistoryResponse(entries=[entry])
-    policy_keys = ("see", "share", "floor_cores", "cap_cores", "mode", "match")
+    policy_keys = (
+        "see", "share", "floor_cores", "cap_cores", "mode", "match", "held_until_at", "held_until_unix_ns",
+    )  # fmt: skip
     assert printed(utilctl, stand_in, "ListHistory", response, "history") == {
         "entries": [
             {
                 "see": "svc=web", "changed_at": AT, "changed_unix_ns": AT_NS, "changed_by": "bob@ops", "reason": "",
                 "old": None, "new": {key: RECORD_JSON[key] for key in policy_keys}, "store_revision": 3,
+                "fleet_disabled": None,
             }
         ]
+    }  # fmt: skip
+
+
+def test_a_change_of_the_fleets_switch(utilctl: Run, stand_in: StartStandIn) -> None:
+    entry = control_pb2.HistoryEntry(changed_unix_ns=AT_NS, changed_by="bob@ops", fleet_disabled=True)
+    response = control_pb2.ListHistoryResponse(entries=[entry])
+    (told,) = printed(utilctl, stand_in, "ListHistory", response, "history")["entries"]
+    assert (told["see"], told["old"], told["new"], told["fleet_disabled"]) == ("", None, None, True)
+
+
+HELD_JSON = {**RECORD_JSON, "held_until_at": AT, "held_until_unix_ns": AT_NS}
+HELD = control_pb2.PolicyRecord()
+HELD.CopyFrom(RECORD)
+HELD.policy.held_until_unix_ns = AT_NS
+
+
+def test_hold_and_release(utilctl: Run, stand_in: StartStandIn) -> None:
+    held = control_pb2.HoldResponse(
+        record=HELD, held=[control_pb2.HeldShare(host="a", weight_ratio=0.75, entitlement_ratio=0.5)]
+    )
+    assert printed(utilctl, stand_in, "Hold", held, "hold", "svc=web", "--for", "1h") == {
+        "see": "svc=web", "dry_run": False, "record": HELD_JSON,
+        "held": [{"host": "a", "weight_ratio": 0.75, "entitlement_ratio": 0.5}],
+    }  # fmt: skip
+    released = control_pb2.ReleaseResponse(record=RECORD, changed=True)
+    assert printed(utilctl, stand_in, "Release", released, "release", "svc=web") == {
+        "see": "svc=web", "changed": True, "dry_run": False, "record": RECORD_JSON,
+    }  # fmt: skip
+
+
+def test_disable(utilctl: Run, stand_in: StartStandIn) -> None:
+    switch = control_pb2.FleetSwitch(disabled=True, changed_unix_ns=AT_NS, changed_by="bob@ops", reason="fire")
+    response = control_pb2.SetEnabledResponse(fleet_switch=switch, changed=True, hosts=3)
+    assert printed(utilctl, stand_in, "SetEnabled", response, "disable") == {
+        "disabled": True, "changed": True, "hosts": 3,
+        "fleet_switch": {
+            "disabled": True, "changed_at": AT, "changed_unix_ns": AT_NS, "changed_by": "bob@ops", "reason": "fire",
+        },
     }  # fmt: skip
 
 

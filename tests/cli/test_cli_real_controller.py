@@ -146,7 +146,7 @@ def test_a_share_that_was_set_is_there_with_who_when_and_why(ask: Run, monkeypat
     record = written["record"]
     policy = {
         "see": "svc=set", "share": 3.0, "floor_cores": 0.5, "cap_cores": 4.0, "mode": "signal",
-        "match": [{"command": "b", "user": "a"}, {"unit": "c"}],
+        "match": [{"command": "b", "user": "a"}, {"unit": "c"}], "held_until_at": None, "held_until_unix_ns": None,
     }  # fmt: skip
     assert record | policy == record
     assert (record["version"], record["changed_by"], record["reason"]) == (1, "alice@ops", "größer")
@@ -155,6 +155,7 @@ def test_a_share_that_was_set_is_there_with_who_when_and_why(ask: Run, monkeypat
     stored = document(ask("get", "share", "svc=set", "-o", "json"))
     assert stored | record == stored
     listed = document(ask("get", "services", "-o", "json"))
+    assert stored.pop("controller")["store_available"] is True
     assert stored in listed["services"]
     assert listed["controller"]["store_available"] is True
     assert document(ask("history", "svc=set", "-o", "json"))["entries"][0]["new"] == policy
@@ -238,6 +239,144 @@ def test_history_gives_the_newest_changes_first_and_no_more_than_asked_for(ask: 
     assert "share 2 -> 3" in ask("history", "--limit", "1").stdout
 
 
+FILE = """\
+services:
+  - name: file=a
+    share: 3
+    cap: 2
+    match: [{user: www-data}]
+    children: [{name: class=gold, share: 2}]
+  - {name: file=b, share: 1}
+"""
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path) -> Path:
+    """Three services."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def emptied(ask: Run) -> None:
+    """No service is stored."""
+    for record in document(ask("export", "-o", "json"))["services"]:
+        assert ask("delete", record["see"]).returncode == 0
+
+
+@pytest.mark.usefixtures("emptied")
+def test_a_file_is_diffed_applied_and_exported_and_the_export_changes_nothing(
+    ask: Run, policy_file: Path, tmp_path: Path
+) -> None:
+    assert ask("set-share", "file=a", "1").returncode == 0
+    would = ask("diff", "-f", str(policy_file))
+    assert would.stdout.splitlines()[:3] == [
+        "~ file=a share 1 -> 3, cap none -> 2, match its label -> user=www-data",
+        "+ file=a/class=gold created: share 2",
+        "+ file=b created: share 1",
+    ]
+    assert "dry run, nothing stored: 3 changes, 0 unchanged" in would.stdout
+    assert ask("diff", "-f", str(policy_file), "--exit-code").returncode == 1
+    assert len(document(ask("export", "-o", "json"))["services"]) == 1
+    applied = document(ask("apply", "-f", str(policy_file), "--reason", "file", "-o", "json"))
+    assert (applied["changed"], applied["unchanged"], applied["unnamed"]) == (True, 0, [])
+    assert [change["action"] for change in applied["changes"]] == ["update", "create", "create"]
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(ask("export").stdout)
+    again = document(ask("apply", "-f", str(exported), "--prune", "-o", "json"))
+    assert (again["changed"], again["changes"], again["unchanged"]) == (False, [], 3)
+    assert ask("diff", "-f", str(exported), "--exit-code").returncode == 0
+    assert {entry["reason"] for entry in document(ask("history", "-n", "3", "-o", "json"))["entries"]} == {"file"}
+
+
+@pytest.mark.usefixtures("emptied")
+def test_prune_deletes_and_without_it_what_is_not_named_is_named_as_left_alone(ask: Run, policy_file: Path) -> None:
+    assert ask("set-share", "file=old", "1").returncode == 0
+    left = ask("apply", "-f", str(policy_file))
+    assert "not in the file, left alone: file=old; --prune deletes them" in left.stdout
+    assert "- file=old deleted: share 1" in ask("apply", "-f", str(policy_file), "--prune").stdout
+    assert ask("get", "share", "file=old").returncode == 1
+
+
+@pytest.mark.usefixtures("emptied")
+def test_a_file_for_a_revision_that_is_past_is_a_conflict(ask: Run, policy_file: Path) -> None:
+    revision = str(document(ask("diff", "-f", str(policy_file), "-o", "json"))["revision"])
+    assert ask("set-share", "file=else", "1").returncode == 0
+    ran = ask("apply", "-f", str(policy_file), "--if-version", revision)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (4, "", 1)
+    assert [record["see"] for record in document(ask("export", "-o", "json"))["services"]] == ["file=else"]
+
+
+@pytest.mark.usefixtures("emptied")
+@pytest.mark.parametrize("command", ["apply", "diff"])
+def test_a_bad_file_is_a_usage_error_with_its_line_and_stores_nothing(
+    ask: Run, policy_file: Path, command: str
+) -> None:
+    policy_file.write_text(FILE.replace("cap: 2", "cpa: 2"))
+    ran = ask(command, "-f", str(policy_file))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == f"utilctl: error: {policy_file}:4: services.0.cpa: unknown key\n"
+    assert document(ask("export", "-o", "json"))["services"] == []
+
+
+def settled(ask: Run) -> None:
+    """Wait for both hosts to be connected and the decision to count them."""
+    explained = until(
+        lambda: document(ask("explain", "svc=web", "-o", "json")), lambda told: told["entitlement_cores"] > 0.9
+    )
+    assert explained["entitlement_cores"] > 0.9
+    connected = until(
+        lambda: document(ask("get", "hosts", "-o", "json"))["hosts"],
+        lambda told: sum(host["connected"] for host in told) == 2,
+    )
+    assert sum(host["connected"] for host in connected) == 2
+
+
+@pytest.mark.usefixtures("hosts")
+def test_a_service_is_held_and_released(ask: Run) -> None:
+    settled(ask)
+    held = ask("hold", "svc=web", "--for", "1h", "--reason", "test")
+    assert held.returncode == 0
+    assert held.stdout.startswith("svc=web held until ")
+    told = until(
+        lambda: document(ask("explain", "svc=web", "-o", "json")), lambda told: told["binding_constraint"] == "hold"
+    )
+    assert told["sentence"].startswith("svc=web is held at 1.00 cores, all of host-a, until ")
+    assert "held until" in " ".join(ask("get", "share", "svc=web").stdout.split())
+    assert ask("release", "svc=web").stdout == "svc=web released\n"
+    assert ask("release", "svc=web").stdout == "svc=web was not held\n"
+    for arguments in (("--for", "0s"), ("--for", "1"), ("--for", "400d"), ()):
+        assert ask("hold", "svc=web", *arguments).returncode == 2
+    assert ask("hold", "svc=web", "--for", "1h", "--if-version", "999").returncode == 4
+
+
+@pytest.mark.usefixtures("hosts")
+def test_the_fleet_is_disabled_and_enabled(ask: Run) -> None:
+    settled(ask)
+    assert ask("disable", "--reason", "incident").stdout == (
+        "shares are disabled: nobody is held back; 2 connected hosts told\n"
+    )
+    assert ask("disable").stdout == "shares are already disabled: nobody is held back\n"
+    for command in (("get", "services"), ("get", "hosts"), ("get", "share", "svc=web"), ("explain", "svc=web")):
+        assert "shares are disabled on the whole fleet" in " ".join(ask(*command).stdout.split())
+    assert document(ask("get", "services", "-o", "json"))["controller"]["fleet_switch"]["reason"] == "incident"
+    assert ask("enable").stdout == "shares are enabled; 2 connected hosts told\n"
+    assert "disabled" not in ask("get", "services").stdout
+    assert "shares enabled" in ask("history", "-n", "1").stdout
+
+
+def test_history_since_leaves_out_what_is_older(ask: Run) -> None:
+    assert ask("set-share", "since=a", "1").returncode == 0
+    between = document(ask("get", "share", "since=a", "-o", "json"))["changed_at"]
+    assert ask("set-share", "since=a", "2").returncode == 0
+    newest = document(ask("history", "since=a", "--since", "1h", "-o", "json"))["entries"]
+    assert len(newest) == 2
+    assert len(document(ask("history", "since=a", "--since", between, "-o", "json"))["entries"]) in (1, 2)
+    assert document(ask("history", "since=a", "--since", "2100-01-01", "-o", "json"))["entries"] == []
+    assert ask("history", "--since", "yesterday").returncode == 2
+
+
 @pytest.mark.usefixtures("hosts")
 def test_explain_tells_the_worked_example_in_total_and_per_host(ask: Run) -> None:
     def batch() -> Any:
@@ -294,3 +433,16 @@ def test_the_program_itself_talks_to_the_controller_named_by_the_environment(
     listed = utilctl_process("get", "services", **environment)
     assert listed.stderr == ""
     assert any(line.split()[:2] == ["svc=process", "2"] for line in listed.stdout.splitlines())
+
+
+def test_a_policy_file_may_come_from_standard_input(controller: str, tmp_path: Path) -> None:
+    def apply(text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "utilctl_cli.main", "apply", "-f", "-", "--controller", controller],
+            input=text, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert apply("services: [{name: stdin=a, share: 2}]").stdout.startswith("+ stdin=a created: share 2\n")
+    refused = apply("services: [{name: stdin=a, share: none}]")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("utilctl: error: standard input:1: services.0.share: ")

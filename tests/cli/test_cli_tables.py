@@ -24,11 +24,15 @@ from utilctl_common.quantities import NS_PER_S
 NOW_NS = 1_700_000_000 * NS_PER_S
 CONTROLLER: ControllerDocument = {
     "controller_id": "c1", "epoch": 1, "store_revision": 1, "store_available": True, "degraded_reason": "",
+    "fleet_switch": None,
 }  # fmt: skip
 
 
 def policy(see: str = "svc=web", share: float = 3, cap_cores: float | None = None) -> PolicyDocument:
-    return {"see": see, "share": share, "floor_cores": 0, "cap_cores": cap_cores, "mode": "auto", "match": []}
+    return {
+        "see": see, "share": share, "floor_cores": 0, "cap_cores": cap_cores, "mode": "auto", "match": [],
+        "held_until_at": None, "held_until_unix_ns": None,
+    }  # fmt: skip
 
 
 def record(**fields: Any) -> RecordDocument:
@@ -126,7 +130,7 @@ def test_explain_begins_with_its_sentence_and_holds_the_figures() -> None:
 
 
 def test_a_service_on_no_host_says_so() -> None:
-    assert "on no host" in render.share(service([]))
+    assert "on no host" in render.share({**service([]), "controller": CONTROLLER})
 
 
 def test_history_says_who_changed_what_when_and_why() -> None:
@@ -135,7 +139,7 @@ def test_history_says_who_changed_what_when_and_why() -> None:
             {
                 "see": "svc=web", "changed_at": "2023-11-14T22:13:20.123456Z", "changed_unix_ns": NOW_NS,
                 "changed_by": "bob", "reason": "why", "old": policy(share=1), "new": policy(share=3),
-                "store_revision": 1,
+                "store_revision": 1, "fleet_disabled": None,
             }
         ]
     }  # fmt: skip
@@ -191,14 +195,15 @@ def test_every_table_fits_80_columns_and_holds_no_control_characters(
     one = explained(
         see=see, reason=reason, sentence=sentence, per_host=[host_share(name, problem=reason)], lenders=[see, name]
     )
+    share: Any = {**one, "controller": {**CONTROLLER, "degraded_reason": reason}}
     entry: Any = {
         "see": see, "changed_at": None, "changed_unix_ns": 0, "changed_by": name, "reason": reason, "old": None,
-        "new": policy(see), "store_revision": 0,
+        "new": policy(see), "store_revision": 0, "fleet_disabled": None,
     }  # fmt: skip
     texts = [
         render.services({"services": [one], "controller": {**CONTROLLER, "degraded_reason": reason}}),
         render.hosts({"hosts": [host(name, mechanism="signal")], "controller": CONTROLLER}, now_unix_ns=NOW_NS),
-        render.share(one),
+        render.share(share),
         render.explain(one),
         render.history({"entries": [entry]}),
     ]
@@ -225,3 +230,26 @@ def test_numbers_are_never_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "123456.78" in text
     assert "1.25" in text
     assert text.count("w") == 100
+
+
+def test_a_held_service_and_a_disabled_fleet_say_so() -> None:
+    held = service([])
+    held["held_until_at"], held["held_until_unix_ns"] = "2023-11-14T22:13:20.000000Z", NOW_NS
+    reason = "shares are disabled on the whole fleet"
+    text = render.share({**held, "controller": {**CONTROLLER, "degraded_reason": reason}})
+    assert "until 2023-11-14 22:13:20 UTC" in text
+    assert reason in text
+
+
+def test_history_tells_holds_and_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    held: PolicyDocument = {**policy(), "held_until_at": "2023-11-14T22:13:20.123456Z", "held_until_unix_ns": NOW_NS}
+    common: Any = {"changed_at": None, "changed_unix_ns": 0, "changed_by": "bob", "reason": "", "store_revision": 1}
+    entries: Any = [
+        {**common, "see": "", "old": None, "new": None, "fleet_disabled": True},
+        {**common, "see": "svc=web", "old": policy(), "new": held, "fleet_disabled": None},
+    ]
+    text = render.history({"entries": entries})
+    assert "(fleet)" in text
+    assert "shares disabled" in text
+    assert "hold none -> until 2023-11-14 22:13:20" in text

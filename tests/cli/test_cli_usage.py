@@ -138,7 +138,8 @@ def test_help_lists_every_command_with_its_line(utilctl: Run) -> None:
 
 
 OWN_COMMANDS = [("set-share",), ("get",), ("get", "services"), ("get", "hosts"), ("get", "share"), ("explain",),
-                ("history",), ("delete",), ("plan",),]  # fmt: skip
+                ("history",), ("delete",), ("plan",), ("apply",), ("diff",), ("export",), ("hold",), ("release",),
+                ("disable",), ("enable",),]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", OWN_COMMANDS)

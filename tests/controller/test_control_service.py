@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, cast
 
 import grpc
 import pytest
 
 from support.controller_server import RunningController, eventually
+from support.rpc import refused
 from utilctl_proto.v1 import common_pb2, control_pb2
 from utilctl_proto.v1.control_pb2 import DeleteSeeRequest, SetShareRequest
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
-    """Status and message of a call that must fail; the message is one line."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    error = cast("grpc.Call", caught.value)  # what a failed call raises is both; the published types cannot say so
-    details = error.details() or ""
-    assert details
-    assert "\n" not in details
-    assert "Traceback" not in details
-    return error.code(), details
 
 
 def matcher(key: str, value: str) -> common_pb2.Matcher:

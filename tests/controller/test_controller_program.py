@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import grpc
 import pytest
 
 from support.controller_server import FakeAgent
+from utilctl_controller.store.sqlite import SqliteStore
+from utilctl_controller.store.values import STORE_SCHEMA_VERSION
 from utilctl_proto.v1 import agent_pb2, control_pb2, control_pb2_grpc
 
 COMMAND = [sys.executable, "-m", "utilctl_controller.main"]
@@ -128,3 +132,13 @@ def test_a_signal_ends_a_start_that_waits_for_an_absent_store(tmp_path: Path) ->
     finally:
         process.kill()
         process.communicate(timeout=60)
+
+
+def test_a_store_of_a_newer_schema_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.db"
+    SqliteStore(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE utilctl_store SET schema = ?", (STORE_SCHEMA_VERSION + 1,))
+    status, error = failing("--listen", "127.0.0.1:0", "--store", f"sqlite:{path}")
+    assert status == 1
+    assert error == (f"utilctl-controller: store {path} has schema 3, this program knows 2; upgrade the controller\n")

@@ -16,7 +16,7 @@ from utilctl_common.errors import UsageError
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.demand import DemandWindow
-from utilctl_controller.edits import PolicyEdit, apply_edit, unknown
+from utilctl_controller.edits import PolicyEdit, WriteTerms, apply_edit, unknown
 from utilctl_controller.reports import clean_report
 from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
@@ -120,10 +120,11 @@ def test_whatever_a_report_says_what_is_believed_is_sane(numbers: list[float]) -
 
 def test_an_edit_keeps_what_it_does_not_name() -> None:
     stored = SeePolicy("svc=a", 2, floor_cores=1, cap_cores=4, mode="signal")
-    edit = PolicyEdit("svc=a", 3, None, None, False, None, None, "ada", "", None, False)
+    terms = WriteTerms("ada", "", None, dry_run=False)
+    edit = PolicyEdit("svc=a", 3, None, None, False, None, None, terms)
     assert apply_edit(stored, edit) == SeePolicy("svc=a", 3, floor_cores=1, cap_cores=4, mode="signal")
     with pytest.raises(UsageError, match="needs a share"):
-        apply_edit(None, PolicyEdit("svc=a", None, 1, None, False, None, None, "ada", "", None, False))
+        apply_edit(None, PolicyEdit("svc=a", None, 1, None, False, None, None, terms))
 
 
 def test_an_unknown_name_without_a_neighbour_says_how_to_list() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from support.fleet_values import Fleet, policies
-from utilctl_common.policy import SeePolicy
+from utilctl_common.policy import Hold, SeePolicy
 from utilctl_controller.settings import ControllerSettings
 
 THREE = policies(SeePolicy("svc=web", 3), SeePolicy("svc=etl", 1), SeePolicy("svc=batch", 2))
@@ -286,3 +288,79 @@ def test_hosts_mode_gives_every_host_its_own_split() -> None:
     fleet.run(BUSY, 3)
     assert fleet.entitlements("a")["svc=web"] == pytest.approx(0.6, abs=1e-5)
     assert fleet.entitlements("b")["svc=etl"] == pytest.approx(1 / 3, abs=1e-5)
+
+
+# Holds and the fleet's switch.
+
+
+def held(fleet: Fleet, see: str, until_unix_ns: int = 1) -> Hold:
+    """A hold of what the SEE has now."""
+    return Hold(until_unix_ns, fleet.rebalancer.targets_of(see, fleet.now_ns))
+
+
+def test_a_held_service_keeps_its_targets_and_its_cores_are_nobody_elses() -> None:
+    fleet = settled()
+    before = {host: (fleet.weights(host)["svc=batch"], fleet.entitlements(host)["svc=batch"]) for host in BUSY}
+    keep = replace(THREE["svc=batch"], hold=held(fleet, "svc=batch"))
+    fleet.rebalancer.on_policies({**THREE, "svc=batch": keep, "svc=new": SeePolicy("svc=new", 50)})
+    fleet.run({host: {**demand, "svc=new": 1.0} for host, demand in BUSY.items()}, 8)
+    for host in BUSY:
+        assert (fleet.weights(host)["svc=batch"], fleet.entitlements(host)["svc=batch"]) == before[host]
+        assert sum(fleet.entitlements(host).values()) == pytest.approx(1.0, abs=1e-4)
+    assert fleet.entitlements("b")["svc=new"] + fleet.entitlements("b")["svc=etl"] == pytest.approx(1 / 3, abs=1e-4)
+    fleet.rebalancer.on_policies({**THREE, "svc=new": SeePolicy("svc=new", 50)})
+    fleet.run({host: {**demand, "svc=new": 1.0} for host, demand in BUSY.items()}, 3)
+    assert fleet.entitlements("b")["svc=batch"] < 0.1, "released, it is moved again"
+
+
+def test_a_hold_is_of_a_part_and_keeps_nothing_of_what_strangers_used_for_a_moment() -> None:
+    fleet = settled()
+    for _ in range(3):
+        fleet.report("a", BUSY["a"], unclaimed=0.5)
+        fleet.tick(1)
+    assert fleet.entitlements("a")["svc=web"] == pytest.approx(0.5, abs=1e-4)
+    keep = replace(THREE["svc=web"], hold=held(fleet, "svc=web"))
+    fleet.rebalancer.on_policies({**THREE, "svc=web": keep, "svc=batch": SeePolicy("svc=batch", 1000)})
+    fleet.run(BUSY, 5)
+    assert fleet.entitlements("a")["svc=web"] == pytest.approx(1.0, abs=1e-4)
+    assert fleet.weights("a")["svc=batch"] < 0.01
+
+
+def test_a_held_service_that_wants_nothing_keeps_nothing_from_others() -> None:
+    fleet = settled()
+    keep = replace(THREE["svc=etl"], hold=held(fleet, "svc=etl"))
+    fleet.rebalancer.on_policies({**THREE, "svc=etl": keep})
+    fleet.run(BUSY, 3)
+    assert fleet.weights("a")["svc=etl"] == pytest.approx(1 / 6, abs=1e-5), "its standby weight, as it was"
+    assert sum(fleet.entitlements("a").values()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_host_on_which_a_held_service_starts_later_gives_it_its_static_part() -> None:
+    fleet = settled()
+    keep = replace(THREE["svc=web"], hold=held(fleet, "svc=web"))
+    fleet.rebalancer.on_policies({**THREE, "svc=web": keep})
+    fleet.hello("c")
+    fleet.run({**BUSY, "c": {"svc=web": 1.0, "svc=etl": 1.0}}, 5)
+    assert fleet.weights("c")["svc=web"] == pytest.approx(3 / 4, abs=1e-2)
+    assert fleet.entitlements("c")["svc=etl"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_disabled_fleet_is_told_at_once_and_once_and_renewals_repeat_it() -> None:
+    fleet = settled()
+    assert fleet.rebalancer.on_switch(disabled=True)
+    assert not fleet.rebalancer.on_switch(disabled=True)
+    pushes = fleet.rebalancer.conclude(None, None, fleet.now_ns)
+    assert {push.host: push.disabled for push in pushes} == {"a": True, "b": True}
+    assert all(push.generation > before.generation for push in pushes for before in [fleet.held[push.host]])
+    later = fleet.run(BUSY, 20)
+    assert later
+    assert all(push.disabled and push.renewal for push in later)
+    assert fleet.rebalancer.on_switch(disabled=False)
+    assert [push.disabled for push in fleet.tick()] == [False, False]
+
+
+def test_a_host_that_keeps_the_targets_of_an_earlier_controller_is_told_that_the_fleet_is_disabled() -> None:
+    fleet = Fleet(THREE)
+    fleet.rebalancer.on_switch(disabled=True)
+    fleet.hello("a", epoch=6)
+    assert [(push.host, push.disabled) for push in fleet.tick()] == [("a", True)]

@@ -159,6 +159,75 @@ def test_services_are_weighed_where_agent_or_policy_say_so_and_their_weights_put
         assert one.read_text() == three.read_text() == found
 
 
+@pytest.mark.root
+@root
+@pytest.mark.parametrize("mechanism", ["freezer", "signal"])
+def test_a_disabled_fleet_pauses_nobody_within_a_second_and_an_enabled_one_holds_back_again(
+    controller: RunningController, mechanism: Mechanism
+) -> None:
+    with (
+        temporary_cgroup() as cgroup,
+        service(cgroup, mechanism) as held,
+        agent(controller, f"cgroup:/{cgroup.name}", "--mode", mechanism) as command,
+    ):
+        wait_until(held.all_paused, "it is held back")
+        switch(controller, enabled=False)
+        told = time.monotonic()
+        while held.any_paused():
+            assert time.monotonic() - told < 1.0, "still paused a second after disable"
+            time.sleep(0.002)
+        assert not any(held.any_paused() for _ in every(0.002, 2.0)), "it would be paused most of the time"
+        # A part of the agent that starts afresh must not hold back either.
+        before = part(command, "utilctl_agent.link")
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: part(command, "utilctl_agent.link") not in (0, before), "it is started again")
+        wait_until(lambda: controller.host("host-a").connected, "it is connected again")
+        assert not any(held.any_paused() for _ in every(0.002, 2.0))
+        switch(controller, enabled=True)
+        wait_until(held.all_paused, "it is held back again")
+        assert stop(command).code == 0
+
+
+@pytest.mark.root
+@root
+def test_a_disabled_fleet_puts_weights_back_and_an_enabled_one_weighs_again(tmp_path: Path) -> None:
+    refusal = weight_refusal()
+    if refusal is not None:
+        pytest.skip(refusal)
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(RunningController(SqliteStore(tmp_path / "policy.db")))
+        knobs: list[Path] = []
+        for see, share in (("svc=one", 1), ("svc=three", 3)):
+            running.control.SetShare(control_pb2.SetShareRequest(see=see, share=share, mode="weight"))
+            cgroup = stack.enter_context(temporary_cgroup(weight_mount()))
+            knobs.append(knob(cgroup))
+            stack.enter_context(labelled(see, cgroup=cgroup))
+        one, three = knobs
+        found = one.read_text()
+        command = stack.enter_context(agent(running, f"tree:{os.getpid()}"))
+        wait_until(lambda: int(three.read_text()) > int(found) > int(one.read_text()), "weights follow the shares")
+        switch(running, enabled=False)
+        wait_until(lambda: one.read_text() == three.read_text() == found, "weights are put back")
+        assert all(one.read_text() == three.read_text() == found for _ in every(0.05, 1.0))
+        switch(running, enabled=True)
+        wait_until(lambda: int(three.read_text()) > int(found) > int(one.read_text()), "weights follow again")
+        assert stop(command).code == 0
+        assert one.read_text() == three.read_text() == found
+
+
+def switch(running: RunningController, *, enabled: bool) -> None:
+    """Enable or disable the fleet."""
+    assert running.control.SetEnabled(control_pb2.SetEnabledRequest(enabled=enabled)).changed
+
+
+def every(step_s: float, duration_s: float) -> Iterator[None]:
+    """Looks at what is going on, each ``step_s`` after the one before, for so long."""
+    end = time.monotonic() + duration_s
+    while time.monotonic() < end:
+        yield
+        time.sleep(step_s)
+
+
 def problem_of(running: RunningController, see: str) -> str:
     """What the agent says about a service."""
     answer = running.control.Explain(control_pb2.ExplainRequest(see=see))

@@ -80,6 +80,55 @@ def test_a_service_that_is_deleted_is_let_go_and_may_come_back(fleet: FleetMachi
     wait_until(lambda: etl in _held_back_within(fleet, 0.4), "it is held back again")
 
 
+def test_disable_lets_everybody_go_within_a_second_until_enable(fleet: FleetMachine) -> None:
+    granted = fleet.granted()
+    assert _held_back_within(fleet, 1.0)
+    told = fleet.utilctl("disable", "--reason", "incident 7")
+    told_at = time.monotonic()
+    assert (told["disabled"], told["changed"], told["hosts"]) == (True, True, len(HOSTS))
+    while fleet.frozen():
+        assert time.monotonic() - told_at < 1.0, f"still held back: {fleet.frozen()}"
+        time.sleep(0.005)
+    assert _held_back_within(fleet, 2.0) == set()
+    split = fractions(fleet.measured(1.0))
+    assert split["host-a", "svc=web"] == pytest.approx(0.5, abs=CLOSE), "the kernel shares alone"
+
+    said = run("get", "services", "--controller", fleet.address)
+    assert "shares are disabled on the whole fleet" in " ".join(said.stdout.split())
+    assert "incident 7" in said.stdout
+    explained = fleet.utilctl("explain", "svc=web")
+    assert explained["binding_constraint"] == "disabled"
+    # It outlasts a controller and its agents' leases.
+    fleet.kill_controller()
+    assert _held_back_within(fleet, LEASE_S + 1.0) == set()
+    fleet.start_controller()
+    wait_until(lambda: all(host["connected"] for host in _hosts(fleet)) and len(_hosts(fleet)) == 2, "both are back")
+    assert _held_back_within(fleet, 2.0) == set()
+
+    fleet.utilctl("enable", "--reason", "over")
+    wait_until(lambda: bool(_held_back_within(fleet, 0.4)), "shares hold again")
+    fleet.wait_for_worked_example()
+    assert_split(fleet.measured(1.0), granted)
+    history = fleet.utilctl("history", "-n", "2")["entries"]
+    assert [(entry["fleet_disabled"], entry["reason"]) for entry in history] == [(False, "over"), (True, "incident 7")]
+
+
+def test_a_held_service_keeps_its_part_of_each_host_whatever_is_set(fleet: FleetMachine) -> None:
+    before = fleet.measured(1.5)
+    held = fleet.utilctl("hold", "svc=web", "--for", "1h", "--reason", "load test")
+    assert [entry["host"] for entry in held["held"]] == list(HOSTS)
+    fleet.utilctl("set-share", "svc=batch", "1000")
+    time.sleep(2.0)
+    assert fractions(fleet.measured(1.5))["host-a", "svc=web"] == pytest.approx(
+        fractions(before)["host-a", "svc=web"], abs=CLOSE
+    )
+    assert fleet.utilctl("explain", "svc=web")["binding_constraint"] == "hold"
+    fleet.utilctl("release", "svc=web")
+    wait_until(lambda: fractions(fleet.measured(0.5))["host-a", "svc=web"] < 0.6, "released, it gives way")
+    fleet.utilctl("set-share", "svc=batch", "2")
+    fleet.wait_for_worked_example()
+
+
 def _held_back_within(fleet: FleetMachine, seconds: float) -> set[tuple[str, str]]:
     """Who is seen held back at least once during the next ``seconds``."""
     seen: set[tuple[str, str]] = set()

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,12 +18,18 @@ from support.store_harness import Harness, TestedStore
 from support.store_values import Watching, change, done, policy, stored
 from utilctl_common.errors import UsageError
 from utilctl_common.matchers import matcher_from_mapping
+from utilctl_common.policy import SCHEMA_VERSION, HeldShare, Hold
 from utilctl_controller.store.port import (
+    CommitLost,
+    Committed,
     Done,
     HistoryEntry,
     LostRace,
     PolicyEvent,
+    PolicyWrite,
     StoreUnavailableError,
+    SwitchEvent,
+    SwitchRecord,
     Unavailable,
 )
 
@@ -134,6 +141,139 @@ class TestPolicyStore:
                 store.delete(name, change(), 1)
             with pytest.raises(UsageError):
                 store.history(name, 1)
+
+    # Commits of several.
+
+    def test_a_commit_creates_changes_and_deletes_together_each_with_its_history(self, store: TestedStore) -> None:
+        for name in ("svc=a", "svc=b"):
+            stored(store.put(policy(name), change("before"), 0))
+        writes = [
+            PolicyWrite("svc=a", policy("svc=a", 2), 1),
+            PolicyWrite("svc=b", None, 1),
+            PolicyWrite("svc=c", policy("svc=c", 3), 0),
+        ]
+        outcome = store.commit(writes, change("file"), None)
+        assert isinstance(outcome, Committed), outcome
+        records = store.snapshot().records
+        assert outcome.records == {**records, "svc=b": None}
+        assert {see: (record.policy.share, record.version) for see, record in records.items()} == {
+            "svc=a": (2, 2),
+            "svc=c": (3, 1),
+        }
+        assert store.snapshot().revision >= outcome.revision
+        told = {entry.see: (entry.old, entry.new, entry.change.reason) for entry in store.history(None, 3)}
+        assert told == {
+            "svc=a": (policy("svc=a"), policy("svc=a", 2), "file"),
+            "svc=b": (policy("svc=b"), None, "file"),
+            "svc=c": (None, policy("svc=c", 3), "file"),
+        }
+
+    @pytest.mark.parametrize("late", [0, 1, 2])
+    def test_a_commit_of_which_one_write_is_late_writes_nothing(self, store: TestedStore, late: int) -> None:
+        for name in ("svc=a", "svc=b"):
+            stored(store.put(policy(name), change(), 0))
+        before, history = store.snapshot(), store.history(None, 10)
+        writes = [
+            PolicyWrite("svc=a", policy("svc=a", 2), 1),
+            PolicyWrite("svc=b", None, 1),
+            PolicyWrite("svc=c", policy("svc=c", 3), 0),
+        ]
+        writes[late] = replace(writes[late], expected_version=5)
+        assert store.commit(writes, change(), None) == CommitLost(writes[late].see)
+        assert store.snapshot().records == before.records
+        assert store.history(None, 10) == history
+
+    def test_a_commit_may_ask_that_nothing_at_all_was_changed(self, store: TestedStore) -> None:
+        stored(store.put(policy("svc=a"), change(), 0))
+        revision = store.snapshot().revision
+        write = PolicyWrite("svc=b", policy("svc=b"), 0)
+        assert isinstance(store.commit([write], change(), revision), Committed)
+        later = [PolicyWrite("svc=b", policy("svc=b", 2), 1)]
+        assert store.commit(later, change(), revision) == CommitLost("")
+        done(store.delete("svc=a", change(), 1))
+        assert store.commit(later, change(), store.history(None, 2)[1].revision) == CommitLost("")
+        assert isinstance(store.commit(later, change(), 2**63 - 1), Committed)
+        assert isinstance(store.commit([], change(), 2**63 - 1), Committed)
+        assert store.commit([], change(), revision) == CommitLost("")
+
+    def test_hundreds_of_services_are_committed_together_or_not_at_all(self, harness: Harness) -> None:
+        store, other = harness.open(), harness.open()
+        names = [f"svc=s{number:04}" for number in range(300)]
+        with Watching(other, store.snapshot().revision) as watching:
+            created = store.commit([PolicyWrite(name, policy(name), 0) for name in names], change(), None)
+            assert isinstance(created, Committed), created
+            told = [event.see for event in watching.take(300) if isinstance(event, PolicyEvent)]
+            assert sorted(told) == names
+        update = [PolicyWrite(name, policy(name, 2), 1) for name in names]
+        late = [*update[:-1], replace(update[-1], expected_version=2)]
+        assert store.commit(late, change(), None) == CommitLost(names[-1])
+        assert {record.policy.share for record in store.snapshot().records.values()} == {1}
+        assert isinstance(other.commit(update, change(), created.revision), Committed)
+        assert {record.policy.share for record in store.snapshot().records.values()} == {2}
+        assert isinstance(store.commit([PolicyWrite(name, None, 2) for name in names], change(), None), Committed)
+        assert dict(other.snapshot().records) == {}
+        assert len(other.history(None, 1_000)) == 900
+
+    def test_of_racing_commits_each_is_seen_whole_or_not_at_all(self, harness: Harness) -> None:
+        names = ["svc=a", "svc=b", "svc=c"]
+        handles = [harness.open() for _ in range(4)]
+
+        def write(handle: TestedStore, who: int) -> int:
+            won = 0
+            for _ in range(20):
+                records = handle.snapshot().records
+                share = who + 1.0
+                writes = [
+                    PolicyWrite(name, policy(name, share), records[name].version if name in records else 0)
+                    for name in names
+                ]
+                won += isinstance(handle.commit(writes, change(str(who)), None), Committed)
+            return won
+
+        with ThreadPoolExecutor(4) as pool:
+            wins = sum(pool.map(write, handles, range(4)))
+        records = harness.open().snapshot().records
+        assert {record.version for record in records.values()} == {wins}
+        assert len({record.policy.share for record in records.values()}) == 1
+        history = harness.open().history(None, 1_000)
+        assert len(history) == 3 * wins
+        assert all(
+            len({entry.change.reason for entry in history[start : start + 3]}) == 1
+            for start in range(0, len(history), 3)
+        )
+
+    # Holds, and the fleet's switch.
+
+    def test_a_hold_comes_back_with_its_policy(self, harness: Harness) -> None:
+        hold = Hold(2_000_000_000_000_000_000, {"a": HeldShare(0.5, 0.25, None), "ä-ツ": HeldShare(1.0, 1.0, 2.0)})
+        held = replace(policy(), hold=hold)
+        stored(harness.open().put(policy(), change(), 0))
+        assert stored(harness.open().put(held, change("hold"), 1)).policy == held
+        assert harness.open().snapshot().records["svc=web"].policy == held
+        newest = harness.open().history("svc=web", 1)[0]
+        assert (newest.old, newest.new) == (policy(), held)
+
+    def test_the_switch_is_kept_told_and_in_the_history_of_the_fleet(self, harness: Harness) -> None:
+        store, other = harness.open(), harness.open()
+        assert store.snapshot().switch is None
+        stored(store.put(policy(), change(), 0))
+        with Watching(other, store.snapshot().revision) as watching:
+            off = store.put_switch(True, change("incident"), 0)
+            assert isinstance(off, SwitchRecord)
+            assert (off.disabled, off.version, off.change.reason) == (True, 1, "incident")
+            assert store.put_switch(False, change(), 0) == LostRace(None)
+            on = other.put_switch(False, change("over"), 1)
+            assert isinstance(on, SwitchRecord)
+            assert watching.take(2) == [SwitchEvent(off, off.revision), SwitchEvent(on, on.revision)]
+        snapshot = harness.open().snapshot()
+        assert (snapshot.switch, set(snapshot.records)) == (on, {"svc=web"})
+        history = other.history(None, 10)
+        assert [(entry.see, entry.fleet_disabled, entry.change.reason) for entry in history] == [
+            ("", False, "over"),
+            ("", True, "incident"),
+            ("svc=web", None, "test"),
+        ]
+        assert [entry.see for entry in other.history("svc=web", 10)] == ["svc=web"]
 
     # Threads.
 
@@ -342,12 +482,17 @@ class TestPolicyStore:
     def test_the_policy_of_a_newer_controller_is_never_overwritten(self, harness: Harness) -> None:
         store = harness.open()
         good = stored(store.put(policy(share=3), change(), 0))
-        harness.spoil("svc=web", json.dumps({**policy().to_json(), "schema": 2, "new": "field"}))
+        harness.spoil("svc=web", json.dumps({**policy().to_json(), "schema": SCHEMA_VERSION + 1, "new": "field"}))
         kept = store.snapshot().records["svc=web"]
         assert kept.policy == good.policy
         for outcome in (
             store.put(policy(share=4), change(), kept.version),
             store.delete("svc=web", change(), kept.version),
+            store.commit(
+                [PolicyWrite("svc=a", policy("svc=a"), 0), PolicyWrite("svc=web", policy(), kept.version)],
+                change(),
+                None,
+            ),
         ):
             assert isinstance(outcome, Unavailable)
             assert "nothing was written" in outcome.reason

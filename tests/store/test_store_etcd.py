@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,16 @@ from utilctl_common.quantities import NS_PER_S
 from utilctl_controller.store import etcd_client
 from utilctl_controller.store.etcd import EtcdStore
 from utilctl_controller.store.etcd_endpoints import parse_endpoints
-from utilctl_controller.store.port import Done, LostRace, PolicyEvent, StoreUnavailableError, Unavailable
+from utilctl_controller.store.port import (
+    Committed,
+    Done,
+    LostRace,
+    PolicyEvent,
+    PolicyWrite,
+    StoreUnavailableError,
+    Unavailable,
+)
+from utilctl_controller.store.values import STORE_SCHEMA_VERSION
 
 pytestmark = pytest.mark.etcd
 
@@ -300,6 +310,57 @@ def test_a_malformed_epoch_is_never_reset(etcd_server: EtcdServer, open_etcd: Op
         assert etcd_server.get(f"{prefix}epoch") == garbage
     etcd_server.put(f"{prefix}epoch", b'{"epoch":41}')
     assert store.next_epoch() == 42
+
+
+def test_a_database_of_a_newer_controller_is_refused_and_left_alone(etcd_server: EtcdServer, open_etcd: Open) -> None:
+    prefix = f"/{secrets.token_hex(8)}/"
+    newer = json.dumps({"epoch": 7, "schema": STORE_SCHEMA_VERSION + 1}).encode()
+    etcd_server.put(f"{prefix}epoch", newer)
+    with pytest.raises(FailedError, match="has schema 3, this program knows 2; upgrade the controller"):
+        open_etcd(etcd_server.address, prefix=prefix).next_epoch()
+    assert etcd_server.get(f"{prefix}epoch") == newer
+
+
+def test_a_database_of_before_is_taken_over_with_the_next_epoch(etcd_server: EtcdServer, open_etcd: Open) -> None:
+    prefix = f"/{secrets.token_hex(8)}/"
+    store = open_etcd(etcd_server.address, prefix=prefix)
+    etcd_server.put(f"{prefix}epoch", b'{"epoch":41,"store":"x"}')
+    written = stored(store.put(policy(), change(), 0))
+    assert store.next_epoch() == 42
+    assert json.loads(etcd_server.get(f"{prefix}epoch") or b"")["schema"] == STORE_SCHEMA_VERSION
+    assert dict(store.snapshot().records) == {"svc=web": written}
+
+
+@pytest.mark.parametrize("services", [3, 100])
+def test_a_commit_whose_answer_got_lost_is_found_again(etcd_server: EtcdServer, open_etcd: Open, services: int) -> None:
+    prefix = f"/{secrets.token_hex(8)}/"
+    store = open_etcd(etcd_server.address, prefix=prefix)
+    writes = [PolicyWrite(f"svc=s{number}", policy(f"svc=s{number}"), 0) for number in range(services)]
+    write_if = store._client.write_if
+    lost: list[etcd_client.TxnResult] = []
+
+    def losing_the_first_answer(*args: Any, **options: Any) -> etcd_client.TxnResult:
+        result = write_if(*args, **options)
+        if not lost:
+            lost.append(result)
+            raise etcd_client.EtcdUnavailableError("the answer got lost")
+        return result
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store._client, "write_if", losing_the_first_answer)
+        outcome = store.commit(writes, change(), None)
+    assert isinstance(outcome, Committed), outcome
+    assert outcome.revision == lost[0].revision
+    assert len(store.history(None, 1_000)) == services
+
+
+def test_a_commit_too_large_for_etcd_is_refused_whole(etcd_server: EtcdServer, open_etcd: Open) -> None:
+    store = open_etcd(etcd_server.address, prefix=f"/{secrets.token_hex(8)}/")
+    matchers = (matcher_from_mapping({"command": secrets.token_hex(500)}),)
+    writes = [PolicyWrite(f"svc=s{n}", policy(f"svc=s{n}", matchers=matchers), 0) for n in range(1_000)]
+    with pytest.raises(UsageError, match="change of 1000 services at once is too large for etcd"):
+        store.commit(writes, change(), None)
+    assert dict(store.snapshot().records) == {}
 
 
 def test_a_policy_too_large_for_etcd_is_refused_with_what_to_do(etcd_server: EtcdServer, open_etcd: Open) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.store_values import WAIT_S, Watching, change, done, policy, stored
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_controller.store.port import StoreUnavailableError, Unavailable
 from utilctl_controller.store.sqlite import SqliteStore
-from utilctl_controller.store.sqlite_file import FILE_SCHEMA_VERSION
+from utilctl_controller.store.values import STORE_SCHEMA_VERSION
 
 WRITER = """
     import sys
@@ -162,11 +163,26 @@ def test_any_file_name_serves(tmp_path: Path, closing: Closing, name: str, monke
 def test_a_file_of_a_newer_controller_is_refused_and_left_alone(path: Path) -> None:
     SqliteStore(path).close()
     with contextlib.closing(sqlite3.connect(path)) as other, other:
-        other.execute("UPDATE utilctl_store SET schema = ?", (FILE_SCHEMA_VERSION + 1,))
+        other.execute("UPDATE utilctl_store SET schema = ?", (STORE_SCHEMA_VERSION + 1,))
     before = path.read_bytes()
-    with pytest.raises(FailedError, match="has schema 2, this program knows 1; upgrade the controller"):
+    with pytest.raises(FailedError, match="has schema 3, this program knows 2; upgrade the controller"):
         SqliteStore(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_of_before_is_taken_over_with_the_next_epoch_and_keeps_everything(path: Path, closing: Closing) -> None:
+    with contextlib.closing(SqliteStore(path)) as store:
+        epoch = store.next_epoch()
+        written = stored(store.put(policy(), change(), 0))
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE utilctl_store SET schema = 1")
+        (text,) = other.execute("SELECT policy FROM see").fetchone()
+    assert json.loads(text)["schema"] == 1, "a policy without a hold is written as it always was"
+    migrated = closing(SqliteStore(path))
+    assert migrated.next_epoch() == epoch + 1
+    assert dict(migrated.snapshot().records) == {"svc=web": written}
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        assert other.execute("SELECT schema FROM utilctl_store").fetchone() == (STORE_SCHEMA_VERSION,)
 
 
 def test_a_database_of_another_program_is_refused_and_left_alone(path: Path) -> None:

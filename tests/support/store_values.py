@@ -15,6 +15,7 @@ from utilctl_controller.store.port import (
     PolicyStore,
     Record,
     Reloaded,
+    SwitchEvent,
     WriteOutcome,
 )
 
@@ -52,7 +53,7 @@ class Watching:
         self._store = store
         self._after_revision = after_revision
         self._stop = threading.Event()
-        self._items: queue.Queue[PolicyEvent | Reloaded | BaseException] = queue.Queue()
+        self._items: queue.Queue[PolicyEvent | SwitchEvent | Reloaded | BaseException] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="watching")
 
     def __enter__(self) -> Watching:
@@ -78,7 +79,7 @@ class Watching:
         self._thread.join(WAIT_S)
         assert self.ended
 
-    def take(self, count: int) -> list[PolicyEvent | Reloaded]:
+    def take(self, count: int) -> list[PolicyEvent | SwitchEvent | Reloaded]:
         """The next ``count`` items, waiting for them. Raises what the watch raised."""
         return [self._next() for _ in range(count)]
 
@@ -94,14 +95,14 @@ class Watching:
         assert isinstance(item, Reloaded), item
         return item
 
-    def pending(self) -> list[PolicyEvent | Reloaded | BaseException]:
+    def pending(self) -> list[PolicyEvent | SwitchEvent | Reloaded | BaseException]:
         """What came and was not taken."""
-        items: list[PolicyEvent | Reloaded | BaseException] = []
+        items: list[PolicyEvent | SwitchEvent | Reloaded | BaseException] = []
         while not self._items.empty():
             items.append(self._items.get())
         return items
 
-    def _next(self) -> PolicyEvent | Reloaded:
+    def _next(self) -> PolicyEvent | SwitchEvent | Reloaded:
         item = self._items.get(timeout=WAIT_S)
         if isinstance(item, BaseException):
             raise item

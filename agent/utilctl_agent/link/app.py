@@ -257,11 +257,13 @@ class LinkApp:
         return self._keeper.renew(epoch, generation, lease_ns, boottime_ns())
 
     def _on_targets(self, offered: TargetSet) -> None:
-        policies_before = self._keeper.policies()
+        policies_before, disabled_before = self._keeper.policies(), self._keeper.disabled
         changed = self._keeper.offer(offered, boottime_ns())
         self._metrics.stale_targets = self._keeper.stale
         if not changed:
             return
+        if disabled_before != self._keeper.disabled:
+            _LOG.warning("shares are %s by an operator", "disabled" if self._keeper.disabled else "enabled again")
         self._begin_spans(offered)
         if self._keeper.policies() != policies_before:
             self._rescan()
@@ -293,7 +295,7 @@ class LinkApp:
             self._keeper.weights(boottime_ns()),
             self._scanner.members if self._scanner is not None else {},
             freezer=self._freezer,
-            observe=self._settings.mode == "observe",
+            observe=self._settings.mode == "observe" or self._keeper.disabled,
             cores=len(self._settings.cpus),
             weigh=self._choice.mechanism == "weight",
         )

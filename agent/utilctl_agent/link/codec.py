@@ -133,6 +133,7 @@ def target_set_from(message: agent_pb2.TargetSet) -> TargetSet:
             )
             for target in message.targets
         ),
+        disabled=message.disabled,
     )
 
 

@@ -23,13 +23,17 @@ class LocalTarget:
 
 @dataclass(frozen=True, slots=True)
 class TargetSet:
-    """All targets of this host by one decision. ``traceparent`` is that decision's trace context."""
+    """All targets of this host by one decision. ``traceparent`` is that decision's trace context.
+
+    ``disabled``: an operator lets nobody be held back on the whole fleet, also when the lease is over.
+    """
 
     epoch: int
     generation: int
     lease_ns: int
     traceparent: str
     targets: tuple[LocalTarget, ...]
+    disabled: bool = False
 
 
 @dataclass(slots=True)
@@ -77,6 +81,11 @@ class TargetKeeper:
             target.policy.name: LocalTarget(target.policy, target.policy.share, 0.0, target.cap_cores)
             for target in self.current.targets
         }
+
+    @property
+    def disabled(self) -> bool:
+        """Whether nobody may be held back."""
+        return self.current is not None and self.current.disabled
 
     def policies(self) -> tuple[SeePolicy, ...]:
         """Policies of the current set; matchers say what belongs to each SEE."""

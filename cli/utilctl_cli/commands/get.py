@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from utilctl_cli.documents import HostsDocument, ServiceDocument, ServicesDocument
+from utilctl_cli.documents import HostsDocument, ServicesDocument, ShareDocument
 from utilctl_cli.lazy import SuggestingGroup
 from utilctl_cli.options import SEE, TracedCommand, controller_options, examples, output_option
 from utilctl_cli.output import emit
@@ -63,7 +63,7 @@ def _hosts_text(document: HostsDocument) -> str:
     return render.hosts(document)
 
 
-def _share_text(document: ServiceDocument) -> str:
+def _share_text(document: ShareDocument) -> str:
     from utilctl_cli import render
 
     return render.share(document)

@@ -3,15 +3,16 @@
 Each value is ASCII JSON, xz-packed above 32 KiB (values.py):
 
 - ``PREFIX see/SEE``: ``policy``, ``change``, ``write`` and, for people only, ``version``. The version that
-  counts is etcd's own, which also moves when somebody edits the key by hand.
+  counts is etcd's own, which also moves when somebody edits the key by hand. ``PREFIX see/*`` is the fleet's switch.
 - ``PREFIX history/SEE-with-commas/WRITE``: ``see``, ``old``, ``new``, ``change``, ``version``. Its create
   revision is the change's revision, because the transaction that writes the SEE's key creates it.
-- ``PREFIX epoch``: ``epoch``, ``write``, and ``store``, the database's identity, by which a watch notices
-  that the database behind the endpoints is another one.
+- ``PREFIX epoch``: ``epoch``, ``write``, ``schema`` of the whole (absent: 1), and ``store``, the database's
+  identity, by which a watch notices that the database behind the endpoints is another one.
 
 A write is one transaction that holds only while the SEE's key is at the revision that was read, so repeating
 it after an error is safe: the repetition either finds the history key of the first attempt (``write`` is
-unique) or stands in for it.
+unique) or stands in for it. A commit of many is the same with many keys; where they are too many for etcd's
+conditions, no key at all may have been written since they were read.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-from utilctl_common.errors import UsageError
+from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.store import etcd_values
 from utilctl_controller.store.etcd_client import (
+    MAX_OPERATIONS,
     EtcdClient,
     EtcdCompactedError,
     EtcdError,
@@ -37,22 +38,27 @@ from utilctl_controller.store.etcd_client import (
     TxnResult,
 )
 from utilctl_controller.store.etcd_endpoints import Endpoint
-from utilctl_controller.store.etcd_read import EtcdReader
+from utilctl_controller.store.etcd_read import Current, EtcdReader
 from utilctl_controller.store.etcd_watch import watch_policies
 from utilctl_controller.store.port import (
     Change,
-    Done,
     HistoryEntry,
-    LostRace,
     PolicyEvent,
     Record,
     Reloaded,
     Snapshot,
     StoreUnavailableError,
+    SwitchEvent,
+    SwitchRecord,
     Unavailable,
-    WriteOutcome,
 )
-from utilctl_controller.store.values import MalformedValueError, NewerSchemaError
+from utilctl_controller.store.values import (
+    MalformedValueError,
+    NewerSchemaError,
+    record_of,
+    value_in,
+)
+from utilctl_controller.store.writes import KeyedWrites, KeyLost, KeysWritten, KeyWrite
 
 DEFAULT_PREFIX: Final = "/utilctl/v1/"
 """Where the keys live unless told otherwise."""
@@ -73,7 +79,7 @@ _MAX_HISTORY_LIMIT: Final = 1_000_000
 T = TypeVar("T")
 
 
-class EtcdStore:
+class EtcdStore(KeyedWrites):
     """PolicyStore on etcd. Connects when first used, so an etcd that is away is noticed by the first call.
 
     A malformed value never stops a read or a watch: the SEE keeps its last good record, taken from its
@@ -114,16 +120,6 @@ class EtcdStore:
         """Every policy now, at one revision. Raises StoreUnavailableError."""
         return self._answered(self._reader.snapshot)
 
-    def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
-        """See the port. Raises UsageError for a policy larger than the server takes (etcd's default: 1.5
-        MiB).
-        """
-        return self._write(policy.name, policy, change, expected_version)
-
-    def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
-        """See the port. Raises UsageError if ``see`` is not a name."""
-        return self._write(parse_see_name(see), None, change, expected_version)
-
     def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
         """See the port. A ``limit`` below 1 gives nothing. Raises UsageError if ``see`` is not a name."""
         prefix = self._keys.all_history if see is None else self._keys.history_of(parse_see_name(see))
@@ -131,12 +127,12 @@ class EtcdStore:
             return ()
         return self._answered(lambda: self._reader.history(prefix, min(limit, _MAX_HISTORY_LIMIT)))
 
-    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | SwitchEvent | Reloaded]:
         """See the port. Ends also when the store is closed."""
         return watch_policies(self._reader, after_revision, stop)
 
     def next_epoch(self) -> int:
-        """See the port."""
+        """See the port. Raises FailedError if a newer controller keeps the database."""
         return self._answered(self._next_epoch)
 
     def close(self) -> None:
@@ -170,6 +166,8 @@ class EtcdStore:
         kv, _ = self._client.get(self._keys.epoch, self._attempt_ns)
         try:
             epoch, identity = etcd_values.decode_epoch(kv)
+        except NewerSchemaError as error:
+            raise FailedError(f"{self._where} {error}", hint="upgrade the controller") from None
         except MalformedValueError as error:
             raise StoreUnavailableError(
                 f"{self._where} holds a malformed epoch: {error}",
@@ -177,35 +175,68 @@ class EtcdStore:
             ) from None
         puts = {self._keys.epoch: etcd_values.encode_epoch(epoch + 1, identity)}
         revision = 0 if kv is None else kv.mod_revision
-        result = self._client.write_if(self._keys.epoch, revision, puts, (), (), self._attempt_ns)
+        result = self._client.write_if({self._keys.epoch: revision}, puts, (), (), self._attempt_ns)
         if not result.succeeded:
             # Somebody was faster, or an earlier attempt of ours, whose number is then left out.
             raise EtcdUnavailableError("other controllers keep taking epochs")
         self._reader.identity = identity
         return epoch + 1
 
-    def _write(self, see: str, new: SeePolicy | None, change: Change, expected_version: int) -> WriteOutcome:
-        """Put ``new``, or delete (None), with the history entry, if the version is the expected one."""
+    def _read_current(self, writes: Sequence[KeyWrite]) -> tuple[Mapping[str, Current], int]:
+        """What the keys of ``writes`` hold, and, where they are many, at which revision they all do."""
+        if len(writes) == 1:
+            return {writes[0].key: self._reader.current(writes[0].key)}, 0
+        return self._reader.current_of_many(frozenset(write.key for write in writes))
+
+    def _write(
+        self, writes: Sequence[KeyWrite], change: Change, unchanged_since: int | None
+    ) -> KeysWritten | KeyLost | Unavailable:
+        """All of ``writes`` with their history entries in one transaction, if every version is the expected one."""
+        if not writes:
+            return self._nothing(unchanged_since)
         try:
-            current, key_version, mod_revision = self._repeated(lambda: self._reader.current(see))
+            found, read_at = self._repeated(lambda: self._read_current(writes))
         except NewerSchemaError as error:
-            return Unavailable(f"nothing was written: the stored policy of {see} was {error}")
+            return Unavailable(f"nothing was written: {error}")
         except EtcdError as error:
             return Unavailable(f"nothing was written: {self._where} did not answer: {error}")
-        version = 0 if current is None else current.version
-        if version != expected_version or (new is None and current is None):
-            return LostRace(current)
+        for write in writes:
+            if write.is_lost_to(current := found[write.key].record):
+                return KeyLost(write.key, current)
 
         write_id = uuid.uuid4().hex
-        key, entry_key = self._keys.see(see), self._keys.history_of(see) + write_id
-        old = None if current is None else current.policy
-        puts = {entry_key: etcd_values.encode_history(see, old, new, change, key_version + 1)}
-        if new is not None:
-            puts[key] = etcd_values.encode_record(new, change, key_version + 1, write_id)
-        deletes = (key,) if new is None else ()
+        puts: dict[str, bytes] = {}
+        deletes: list[str] = []
+        for write in writes:
+            at = found[write.key]
+            key, entry_key = self._keys.see(write.key), self._keys.history_of(write.key) + write_id
+            old, next_version = value_in(at.record), at.key_version + 1
+            puts[entry_key] = etcd_values.encode_history(write.key, old, write.value, change, next_version)
+            if write.value is None:
+                deletes.append(key)
+            else:
+                puts[key] = etcd_values.encode_record(write.value, change, next_version, write_id)
+        conditions = {self._keys.see(write.key): found[write.key].mod_revision for write in writes}
+        prefixes = {} if unchanged_since is None else {self._keys.all_history: unchanged_since}
+        if len(conditions) + 1 > MAX_OPERATIONS:
+            # Deletions leave a trace only in the history, edits by hand only in the keys themselves.
+            conditions = {}
+            prefixes = {
+                self._keys.all_history: read_at if unchanged_since is None else min(read_at, unchanged_since),
+                self._keys.all_sees: read_at,
+            }
+        first = writes[0].key
+        first_key, first_entry = self._keys.see(first), self._keys.history_of(first) + write_id
 
         def attempt() -> TxnResult:
-            return self._client.write_if(key, mod_revision, puts, deletes, (entry_key, key), self._attempt_ns)
+            return self._client.write_if(
+                conditions,
+                puts,
+                deletes,
+                (first_entry, first_key),
+                self._attempt_ns,
+                prefixes_unless_changed=prefixes,
+            )
 
         try:
             result = self._repeated(attempt)
@@ -213,13 +244,40 @@ class EtcdStore:
             if not result.succeeded:
                 earlier, now = result.found
                 if earlier is None:
-                    return LostRace(None if now is None else self._reader.record(now))
+                    return self._lost(writes, None if now is None else self._reader.record(now))
                 revision = earlier.create_revision  # an attempt whose answer got lost had done it
         except EtcdTooLargeError:
+            what = f"policy of {first} is" if len(writes) == 1 else f"change of {len(writes)} services at once is"
             raise UsageError(
-                f"policy of {see} is too large for etcd",
+                f"{what} too large for etcd",
                 hint="use fewer or shorter matchers, or raise etcd's --max-request-bytes",
             ) from None
         except EtcdError as error:
             return Unavailable(f"{self._where} did not confirm the write: {error}")
-        return Done(None if new is None else Record(new, key_version + 1, revision, change), revision)
+        stored = {
+            write.key: None
+            if write.value is None
+            else record_of(write.value, found[write.key].key_version + 1, revision, change)
+            for write in writes
+        }
+        return KeysWritten(stored, revision)
+
+    def _nothing(self, unchanged_since: int | None) -> KeysWritten | KeyLost | Unavailable:
+        """A commit of nothing: only the question whether anything was changed."""
+        try:
+            snapshot, newest = self.snapshot(), self.history(None, 1)
+        except StoreUnavailableError as error:
+            return Unavailable(error.message)
+        if unchanged_since is not None and newest and newest[0].revision > unchanged_since:
+            return KeyLost("", None)
+        return KeysWritten({}, snapshot.revision)
+
+    def _lost(self, writes: Sequence[KeyWrite], first: Record | SwitchRecord | None) -> KeyLost:
+        """Which of ``writes`` was too late; ``first`` is what is stored of the first of them."""
+        if len(writes) == 1:
+            return KeyLost(writes[0].key if writes[0].is_lost_to(first) else "", first)
+        found, _ = self._read_current(writes)
+        for write in writes:
+            if write.is_lost_to(current := found[write.key].record):
+                return KeyLost(write.key, current)
+        return KeyLost("", None)

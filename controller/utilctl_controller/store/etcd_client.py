@@ -17,9 +17,10 @@ import re
 import sys
 import threading
 import types
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -47,6 +48,12 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
+MAX_OPERATIONS: Final = 40
+"""Operations and conditions in one list of a transaction. etcd takes 128 (--max-txn-ops) along each path of nested
+lists, so three levels fit: 64,000 operations, more than the size of a request allows."""
+
+_MAX_REVISION: Final = 2**63 - 2
+
 _LEADER_METADATA: Final = (("hasleader", "true"),)
 """Makes a member that lost its leader end the stream instead of keeping it open in silence."""
 
@@ -213,28 +220,42 @@ class EtcdClient:
 
     def write_if(
         self,
-        key: str,
-        mod_revision: int,
-        puts: dict[str, bytes],
-        deletes: tuple[str, ...],
-        otherwise_get: tuple[str, ...],
+        unless_changed: Mapping[str, int],
+        puts: Mapping[str, bytes],
+        deletes: Sequence[str],
+        otherwise_get: Sequence[str],
         timeout_ns: int,
+        *,
+        prefixes_unless_changed: Mapping[str, int] = MappingProxyType({}),
     ) -> TxnResult:
-        """Do all of ``puts`` and ``deletes`` if ``key`` was last written at ``mod_revision`` (0: does not
-        exist).
+        """Do all of ``puts`` and ``deletes`` if nothing that is named was changed.
+
+        That is: each key of ``unless_changed`` was last written at its revision (0: it does not exist), and no key that
+        begins with one of the prefixes was written after its revision.
 
         If not, read ``otherwise_get``. Raises EtcdError; after EtcdUnavailableError it may have happened.
         """
         rpc = self._rpc
-        compare = rpc.Compare(
-            result=rpc.Compare.EQUAL, target=rpc.Compare.MOD, key=key.encode(), mod_revision=mod_revision
-        )
+        compares = [
+            rpc.Compare(result=rpc.Compare.EQUAL, target=rpc.Compare.MOD, key=key.encode(), mod_revision=revision)
+            for key, revision in unless_changed.items()
+        ]
+        compares += [
+            rpc.Compare(
+                result=rpc.Compare.LESS,
+                target=rpc.Compare.MOD,
+                key=prefix.encode(),
+                range_end=prefix_end(prefix),
+                mod_revision=min(revision, _MAX_REVISION) + 1,
+            )
+            for prefix, revision in prefixes_unless_changed.items()
+        ]
         changes = [
             rpc.RequestOp(request_put=rpc.PutRequest(key=name.encode(), value=value)) for name, value in puts.items()
         ]
         changes += [rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=name.encode())) for name in deletes]
         reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=name.encode())) for name in otherwise_get]
-        request = rpc.TxnRequest(compare=[compare], success=changes, failure=reads)
+        request = rpc.TxnRequest(compare=compares, success=self._nested(changes), failure=reads)
         response = self._call(self._etcd.kvstub.Txn, request, timeout_ns)
         found: list[KeyValue | None] = []
         if not response.succeeded:
@@ -242,6 +263,19 @@ class EtcdClient:
                 kvs = part.response_range.kvs
                 found.append(_key_value(kvs[0]) if kvs else None)
         return TxnResult(response.succeeded, response.header.revision, tuple(found))
+
+    def _nested(self, operations: list[Any]) -> list[Any]:
+        """``operations`` as they are, or where they are too many for one list, as transactions inside the transaction.
+
+        Those have no conditions: they are carried out with the outer one, or not at all.
+        """
+        rpc = self._rpc
+        while len(operations) > MAX_OPERATIONS:
+            operations = [
+                rpc.RequestOp(request_txn=rpc.TxnRequest(success=operations[start : start + MAX_OPERATIONS]))
+                for start in range(0, len(operations), MAX_OPERATIONS)
+            ]
+        return operations
 
     def watch(
         self, prefix: str, start_revision: int, stop: threading.Event, created_timeout_ns: int

@@ -6,13 +6,15 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from utilctl_common.errors import UsageError
-from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
 from utilctl_controller.store import values
 from utilctl_controller.store.etcd_client import KeyValue
-from utilctl_controller.store.port import Change, HistoryEntry, Record
-from utilctl_controller.store.values import MalformedValueError
+from utilctl_controller.store.port import Change, HistoryEntry, Record, SwitchRecord
+from utilctl_controller.store.values import (
+    STORE_SCHEMA_VERSION,
+    MalformedValueError,
+    NewerSchemaError,
+    StoredValue,
+)
 
 EPOCH_EXAMPLE: Final = '{"epoch":8}'
 """The least that an epoch key must hold."""
@@ -26,7 +28,7 @@ class Keys:
 
     @property
     def all_sees(self) -> str:
-        """Prefix of the keys that hold an SEE each."""
+        """Prefix of the keys that hold an SEE each, or the fleet's switch."""
         return f"{self.prefix}see/"
 
     @property
@@ -40,7 +42,7 @@ class Keys:
         return f"{self.prefix}epoch"
 
     def see(self, see: str) -> str:
-        """The key of one SEE."""
+        """The key of one SEE, or of the fleet's switch (values.FLEET_KEY)."""
         return self.all_sees + see
 
     def see_of(self, key: str) -> str:
@@ -52,21 +54,12 @@ class Keys:
         return f"{self.all_history}{see.replace('/', ',')}/"
 
 
-def is_see_name(text: str) -> bool:
-    """Whether ``text`` may name an SEE."""
-    try:
-        parse_see_name(text)
-    except UsageError:
-        return False
-    return True
-
-
-def encode_record(policy: SeePolicy, change: Change, version: int, write_id: str) -> bytes:
-    """An SEE's value."""
+def encode_record(value: StoredValue, change: Change, version: int, write_id: str) -> bytes:
+    """What an SEE's key, or the switch's, holds."""
     return values.pack(
         values.encode(
             {
-                "policy": policy.to_json(),
+                "policy": value.to_json(),
                 "version": version,
                 "change": values.change_to_json(change),
                 "write": write_id,
@@ -75,16 +68,16 @@ def encode_record(policy: SeePolicy, change: Change, version: int, write_id: str
     )
 
 
-def decode_record(kv: KeyValue, see: str) -> Record:
-    """An SEE's record. Raises MalformedValueError."""
-    if not is_see_name(see):
+def decode_record(kv: KeyValue, see: str) -> Record | SwitchRecord:
+    """The record in a key. Raises MalformedValueError."""
+    if not values.is_key(see):
         raise MalformedValueError("the key is not a service name")
     data = values.decode(values.unpack(kv.value))
-    policy = values.policy_of(data.get("policy"), see)
-    return Record(policy, kv.version, kv.mod_revision, values.change_of(data.get("change")))
+    value = values.value_of(data.get("policy"), see)
+    return values.record_of(value, kv.version, kv.mod_revision, values.change_of(data.get("change")))
 
 
-def encode_history(see: str, old: SeePolicy | None, new: SeePolicy | None, change: Change, version: int) -> bytes:
+def encode_history(see: str, old: StoredValue | None, new: StoredValue | None, change: Change, version: int) -> bytes:
     """A change's value. ``version`` is the SEE's after it."""
     return values.pack(
         values.encode(
@@ -103,30 +96,35 @@ def decode_history(kv: KeyValue) -> HistoryEntry:
     """A change. Raises MalformedValueError."""
     data = values.decode(values.unpack(kv.value))
     see = data.get("see")
-    if not isinstance(see, str) or not is_see_name(see):
+    if not isinstance(see, str) or not values.is_key(see):
         raise MalformedValueError("it names no service")
-    return HistoryEntry(
-        see=see,
-        change=values.change_of(data.get("change")),
-        old=values.optional_policy_of(data.get("old"), see),
-        new=values.optional_policy_of(data.get("new"), see),
-        revision=kv.create_revision,
+    return values.history_entry(
+        see,
+        values.change_of(data.get("change")),
+        values.optional_value_of(data.get("old"), see),
+        values.optional_value_of(data.get("new"), see),
+        kv.create_revision,
     )
 
 
 def encode_epoch(epoch: int, identity: str) -> bytes:
     """The epoch key's value. ``write`` makes every value unique."""
-    return values.pack(values.encode({"epoch": epoch, "store": identity, "write": uuid.uuid4().hex}))
+    return values.pack(
+        values.encode({"epoch": epoch, "store": identity, "schema": STORE_SCHEMA_VERSION, "write": uuid.uuid4().hex})
+    )
 
 
 def decode_epoch(kv: KeyValue | None) -> tuple[int, str]:
-    """The epoch (0 if there is none yet) and the database's identity (new if none). Raises
-    MalformedValueError.
+    """The epoch (0 if there is none yet) and the database's identity (new if none).
+
+    Raises MalformedValueError; NewerSchemaError if a newer controller keeps what is there. Schema 1 had no number.
     """
     if kv is None:
         return 0, uuid.uuid4().hex
     data = values.decode(values.unpack(kv.value))
-    epoch, identity = data.get("epoch"), data.get("store")
+    epoch, identity, schema = data.get("epoch"), data.get("store"), data.get("schema", 1)
+    if isinstance(schema, int) and schema > STORE_SCHEMA_VERSION:
+        raise NewerSchemaError(f"has schema {schema}, this program knows {STORE_SCHEMA_VERSION}")
     if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
         raise MalformedValueError("it is not a count")
     return epoch, identity if isinstance(identity, str) else uuid.uuid4().hex

@@ -12,8 +12,8 @@ from typing import Final
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.store.etcd_client import EtcdCompactedError, EtcdError, WatchBatch
 from utilctl_controller.store.etcd_read import EtcdReader
-from utilctl_controller.store.etcd_values import is_see_name
-from utilctl_controller.store.port import PolicyEvent, Reloaded
+from utilctl_controller.store.port import PolicyEvent, Reloaded, SwitchEvent, SwitchRecord
+from utilctl_controller.store.values import FLEET_KEY, is_key
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ class _DatabaseReplacedError(Exception):
     """Behind the endpoints is not the database that was being watched."""
 
 
-def watch_policies(reader: EtcdReader, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+def watch_policies(
+    reader: EtcdReader, after_revision: int, stop: threading.Event
+) -> Iterator[PolicyEvent | SwitchEvent | Reloaded]:
     """Every change after ``after_revision``, each once and in order, until ``stop`` is set or the client is
     closed.
 
@@ -79,16 +81,18 @@ def _same_database(reader: EtcdReader, identity: str | None, position: int) -> s
     return found
 
 
-def _policy_events(reader: EtcdReader, batch: WatchBatch, position: int) -> Iterator[PolicyEvent]:
+def _policy_events(reader: EtcdReader, batch: WatchBatch, position: int) -> Iterator[PolicyEvent | SwitchEvent]:
     for event in batch.events:
         if event.mod_revision <= position:
             continue
         see = reader.keys.see_of(event.key)
         if event.kv is None:
             reader.problems.clear(event.key)
-            if is_see_name(see):
+            if is_key(see) and see != FLEET_KEY:
                 yield PolicyEvent(see, None, event.mod_revision)
-        elif (record := reader.readable_record(event.kv)) is not None:
+        elif isinstance(record := reader.readable_record(event.kv), SwitchRecord):
+            yield SwitchEvent(record, event.mod_revision)
+        elif record is not None:
             yield PolicyEvent(see, record, event.mod_revision)
 
 

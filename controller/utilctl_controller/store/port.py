@@ -7,7 +7,7 @@ store cannot be reached; a write always ends in one of three outcomes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,22 +39,41 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchRecord:
+    """Whether shares are ``disabled`` on the whole fleet; ``version`` and ``revision`` as in Record."""
+
+    disabled: bool
+    version: int
+    revision: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every policy at one store revision, by SEE name. Never changes; a newer state is a new object."""
+    """Every policy at one store revision, by SEE name. Never changes; a newer state is a new object.
+
+    ``switch`` is None as long as nobody has ever disabled the fleet.
+    """
 
     revision: int
     records: Mapping[str, Record]
+    switch: SwitchRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One change of one SEE. ``old`` is None when it was created, ``new`` when it was deleted."""
+    """One change of one SEE. ``old`` is None when it was created, ``new`` when it was deleted.
+
+    ``fleet_disabled`` is None except where it was the whole fleet that was disabled (True) or enabled (False); ``see``
+    is empty and both policies are None there.
+    """
 
     see: str
     change: Change
     old: SeePolicy | None
     new: SeePolicy | None
     revision: int
+    fleet_disabled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +102,46 @@ WriteOutcome = Done | LostRace | Unavailable
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyWrite:
+    """One of the writes of a commit: put ``policy``, or delete (None), if the version is the expected one."""
+
+    see: str
+    policy: SeePolicy | None
+    expected_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """All writes are durable. ``records`` is what is stored now by SEE (None: deleted), ``revision`` of the last."""
+
+    records: Mapping[str, Record | None]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLost:
+    """Nothing was written: somebody else was first. ``see`` names one that is not as expected; empty: another one."""
+
+    see: str
+
+
+CommitOutcome = Committed | CommitLost | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyEvent:
     """One committed change, in revision order: the SEE's record now, or None when it was deleted."""
 
     see: str
     record: Record | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchEvent:
+    """The fleet was disabled or enabled; in revision order with the policies' events."""
+
+    record: SwitchRecord
     revision: int
 
 
@@ -116,11 +170,30 @@ class PolicyStore(Protocol):
         """Remove ``see`` and append to its history as one step if its version is ``expected_version`` (>= 1)."""
         ...
 
-    def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
-        """The newest ``limit`` changes of one SEE, or of all (None), newest first. Raises StoreUnavailableError."""
+    def commit(self, writes: Sequence[PolicyWrite], change: Change, unchanged_since: int | None) -> CommitOutcome:
+        """Do all of ``writes``, each SEE at most once, with their history entries, as one transaction; or none.
+
+        ``unchanged_since`` (None: whatever happened) also asks that no policy was changed after that revision.
+        """
         ...
 
-    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+    def put_switch(
+        self, disabled: bool, change: Change, expected_version: int
+    ) -> SwitchRecord | LostRace | Unavailable:
+        """Disable or enable the fleet, with its history entry, if the switch's version is the expected one.
+
+        ``expected_version`` 0 means that there is no switch yet. ``current`` of a LostRace is None.
+        """
+        ...
+
+    def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
+        """The newest ``limit`` changes of one SEE, or of all and the fleet (None), newest first.
+
+        Raises StoreUnavailableError.
+        """
+        ...
+
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | SwitchEvent | Reloaded]:
         """Every change after ``after_revision``, each once and in order, until ``stop`` is set.
 
         Survives restarts and outages of the store by itself; never raises for them, waits instead.

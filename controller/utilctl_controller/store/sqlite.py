@@ -10,45 +10,51 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
 from utilctl_controller.store import sqlite_rows
 from utilctl_controller.store.port import (
     Change,
-    Done,
     HistoryEntry,
-    LostRace,
     PolicyEvent,
     Record,
     Reloaded,
     Snapshot,
     StoreUnavailableError,
+    SwitchEvent,
+    SwitchRecord,
     Unavailable,
-    WriteOutcome,
 )
 from utilctl_controller.store.sqlite_file import (
     check_same_file,
     close_quietly,
     file_id,
     meaning_of,
+    migrate,
     open_file,
     transaction,
 )
 from utilctl_controller.store.sqlite_watch import watch_policies
-from utilctl_controller.store.values import NewerSchemaError, Problems
+from utilctl_controller.store.values import (
+    NewerSchemaError,
+    Problems,
+    StoredValue,
+    record_of,
+    value_in,
+)
+from utilctl_controller.store.writes import KeyedWrites, KeyLost, KeysWritten, KeyWrite
 
 DEFAULT_DEADLINE_NS: Final = 3 * NS_PER_S
 """How long a call waits for other threads and processes. Arbitrary: a write takes milliseconds."""
 
 
-class SqliteStore:
+class SqliteStore(KeyedWrites):
     """PolicyStore in one file, which is created if it does not exist.
 
     A malformed value never stops a read or a watch: the SEE keeps its last good record, taken from its
@@ -79,21 +85,13 @@ class SqliteStore:
         """See the port."""
         return self._identified_snapshot()[1]
 
-    def put(self, policy: SeePolicy, change: Change, expected_version: int) -> WriteOutcome:
-        """See the port."""
-        return self._write(policy.name, policy, change, expected_version)
-
-    def delete(self, see: str, change: Change, expected_version: int) -> WriteOutcome:
-        """See the port. Raises UsageError if ``see`` is not a name."""
-        return self._write(parse_see_name(see), None, change, expected_version)
-
     def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
         """See the port. A ``limit`` below 1 gives nothing. Raises UsageError if ``see`` is not a name."""
         name = None if see is None else parse_see_name(see)
         with self._used(write=False) as connection:
             return sqlite_rows.history(connection, name, limit, self._problems)
 
-    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | Reloaded]:
+    def watch(self, after_revision: int, stop: threading.Event) -> Iterator[PolicyEvent | SwitchEvent | Reloaded]:
         """See the port. Ends also when the store is closed."""
         return watch_policies(
             self._path,
@@ -109,6 +107,7 @@ class SqliteStore:
     def next_epoch(self) -> int:
         """See the port."""
         with self._used(write=True) as connection:
+            migrate(connection)
             connection.execute("UPDATE utilctl_store SET epoch = epoch + 1")
             return int(connection.execute("SELECT epoch FROM utilctl_store").fetchone()[0])
 
@@ -121,42 +120,57 @@ class SqliteStore:
     def _identified_snapshot(self) -> tuple[str, Snapshot]:
         """The database's identity and every policy in it."""
         records: dict[str, Record] = {}
+        switch: SwitchRecord | None = None
         with self._used(write=False) as connection:
             self._identity = sqlite_rows.identity(connection)
             revision = sqlite_rows.last_revision(connection)
             rows = sqlite_rows.all_sees(connection)
             for row in rows:
                 record = sqlite_rows.record(connection, row, self._problems)
-                if record is not None:
+                if isinstance(record, SwitchRecord):
+                    switch = record
+                elif record is not None:
                     records[row.name] = record
         self._problems.keep_only({row.key for row in rows}, sqlite_rows.SEE_KEY_PREFIX)
-        return self._identity, Snapshot(revision, MappingProxyType(records))
+        return self._identity, Snapshot(revision, MappingProxyType(records), switch)
 
-    def _write(self, see: str, new: SeePolicy | None, change: Change, expected_version: int) -> WriteOutcome:
-        """Put ``new``, or delete (None), with the history entry, if the version is the expected one."""
+    def _write(
+        self, writes: Sequence[KeyWrite], change: Change, unchanged_since: int | None
+    ) -> KeysWritten | KeyLost | Unavailable:
+        """All of ``writes`` with their history entries in one transaction, if every version is the expected one."""
+        stored: dict[str, Record | SwitchRecord | None] = {}
+        key = ""
         try:
             with self._used(write=True) as connection:
-                row = sqlite_rows.see(connection, see)
-                if row is not None:
-                    sqlite_rows.refuse_newer(row)
-                current = None if row is None else sqlite_rows.record(connection, row, self._problems)
-                version = 0 if current is None else current.version
-                if version != expected_version or (new is None and current is None):
-                    return LostRace(current)
-                next_version = 1 if row is None else row.version + 1
-                revision = sqlite_rows.append_change(
-                    connection, see, next_version, None if current is None else current.policy, new, change
-                )
-                if new is None:
-                    sqlite_rows.delete_see(connection, see)
-                else:
-                    sqlite_rows.replace_see(connection, new, next_version, revision, change)
+                revision = sqlite_rows.last_revision(connection)
+                if unchanged_since is not None and revision > unchanged_since:
+                    return KeyLost("", None)
+                found: list[tuple[int, StoredValue | None]] = []
+                for write in writes:
+                    key = write.key
+                    row = sqlite_rows.see(connection, key)
+                    if row is not None:
+                        sqlite_rows.refuse_newer(row)
+                    current = None if row is None else sqlite_rows.record(connection, row, self._problems)
+                    if write.is_lost_to(current):
+                        return KeyLost(key, current)
+                    found.append((0 if row is None else row.version, value_in(current)))
+                for write, (version, old) in zip(writes, found, strict=True):
+                    key = write.key
+                    revision = sqlite_rows.append_change(connection, key, version + 1, old, write.value, change)
+                    if write.value is None:
+                        sqlite_rows.delete_see(connection, key)
+                        stored[key] = None
+                    else:
+                        sqlite_rows.replace_see(connection, key, write.value, version + 1, revision, change)
+                        stored[key] = record_of(write.value, version + 1, revision, change)
         except NewerSchemaError as error:
-            return Unavailable(f"nothing was written: the stored policy of {see} was {error}")
+            return Unavailable(f"nothing was written: the stored policy of {key} was {error}")
         except StoreUnavailableError as error:
             return Unavailable(str(error))
-        self._problems.clear(sqlite_rows.SEE_KEY_PREFIX + see)
-        return Done(None if new is None else Record(new, next_version, revision, change), revision)
+        for written in stored:
+            self._problems.clear(sqlite_rows.SEE_KEY_PREFIX + written)
+        return KeysWritten(stored, revision)
 
     @contextlib.contextmanager
     def _used(self, *, write: bool) -> Iterator[sqlite3.Connection]:

@@ -1,7 +1,8 @@
 """The file of the SQLite adapter: opening it safely, its schema, and what its errors mean to people.
 
 Tables: ``utilctl_store`` (one row: schema version, identity of this database, controller epoch), ``see`` (one
-row an SEE) and ``change_log`` (one row a change; its key is the store's revision and never reused).
+row an SEE, and one for the fleet's switch) and ``change_log`` (one row a change; its key is the store's revision
+and never reused).
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from typing import Final
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_S
 from utilctl_controller.store.port import StoreUnavailableError
-
-FILE_SCHEMA_VERSION: Final = 1
-"""Version of the tables below; a file with a higher one is refused."""
+from utilctl_controller.store.values import STORE_SCHEMA_VERSION
 
 _TABLES: Final = (
     """CREATE TABLE utilctl_store (
@@ -141,7 +140,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy_ns: int, *, create
                 for statement in _TABLES:
                     connection.execute(statement)
                 connection.execute(
-                    "INSERT INTO utilctl_store VALUES (?, ?, 0)", (FILE_SCHEMA_VERSION, uuid.uuid4().hex)
+                    "INSERT INTO utilctl_store VALUES (?, ?, 0)", (STORE_SCHEMA_VERSION, uuid.uuid4().hex)
                 )
     else:
         _enter_wal_mode(connection, path, busy_ns)
@@ -159,12 +158,20 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> bool:
     row = connection.execute("SELECT schema FROM utilctl_store").fetchone()
     if row is None or not isinstance(row[0], int):
         raise StoreUnavailableError(f"store {path}: its schema row is damaged", hint="restore it from a backup")
-    if row[0] > FILE_SCHEMA_VERSION:
+    if row[0] > STORE_SCHEMA_VERSION:
         raise FailedError(
-            f"store {path} has schema {row[0]}, this program knows {FILE_SCHEMA_VERSION}",
+            f"store {path} has schema {row[0]}, this program knows {STORE_SCHEMA_VERSION}",
             hint="upgrade the controller",
         )
     return True
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Take over a file of an older schema, inside a writing transaction. Older controllers refuse it from then on.
+
+    From 1 to 2 nothing is converted: what 2 added (holds, the fleet's switch) is only absent.
+    """
+    connection.execute("UPDATE utilctl_store SET schema = ?1 WHERE schema < ?1", (STORE_SCHEMA_VERSION,))
 
 
 def _enter_wal_mode(connection: sqlite3.Connection, path: Path, busy_ns: int) -> None:

@@ -9,15 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from utilctl_common.errors import UsageError
-from utilctl_common.names import parse_see_name
-from utilctl_common.policy import SeePolicy
 from utilctl_controller.store import values
-from utilctl_controller.store.port import Change, HistoryEntry, PolicyEvent, Record
-from utilctl_controller.store.values import MalformedValueError, NewerSchemaError, Problems
+from utilctl_controller.store.port import Change, HistoryEntry, PolicyEvent, Record, SwitchEvent, SwitchRecord
+from utilctl_controller.store.values import MalformedValueError, NewerSchemaError, Problems, StoredValue
 
 SEE_KEY_PREFIX: Final = "see/"
-"""How a row of ``see`` is called in problems; a row of ``change_log`` is ``change/REVISION``."""
+"""How a row of ``see`` is called in problems, the switch's too; one of ``change_log`` is ``change/REVISION``."""
 
 _WATCH_ROWS: Final = 1_000
 """Changes read at once by a watch. Arbitrary; bounds its memory."""
@@ -63,7 +60,7 @@ def all_sees(connection: sqlite3.Connection) -> tuple[SeeRow, ...]:
 _SELECT_SEE: Final = "SELECT name, version, revision, policy, change FROM see"
 
 
-def record(connection: sqlite3.Connection, row: SeeRow, problems: Problems) -> Record | None:
+def record(connection: sqlite3.Connection, row: SeeRow, problems: Problems) -> Record | SwitchRecord | None:
     """The record in a row, or if that is malformed (reported, logged) the last good one from the history.
 
     The latter carries the row's version, so that a write can replace what is malformed. None if there is
@@ -74,6 +71,8 @@ def record(connection: sqlite3.Connection, row: SeeRow, problems: Problems) -> R
     except MalformedValueError as error:
         problems.report(row.key, str(error))
         for entry in history(connection, row.name, 1, problems):
+            if entry.fleet_disabled is not None:
+                return SwitchRecord(entry.fleet_disabled, row.version, entry.revision, entry.change)
             if entry.new is not None:
                 return Record(entry.new, row.version, entry.revision, entry.change)
         return None
@@ -91,17 +90,18 @@ def refuse_newer(row: SeeRow) -> None:
         return
 
 
-def _decoded_record(row: SeeRow) -> Record:
-    _check_name(row.name)
-    policy = values.policy_of(_decoded(row.policy), row.name)
-    return Record(policy, row.version, row.revision, values.change_of(_decoded(row.change)))
+def _decoded_record(row: SeeRow) -> Record | SwitchRecord:
+    value = values.value_of(_decoded(row.policy), row.name)
+    return values.record_of(value, row.version, row.revision, values.change_of(_decoded(row.change)))
 
 
-def replace_see(connection: sqlite3.Connection, policy: SeePolicy, version: int, revision: int, change: Change) -> None:
-    """Write an SEE's row."""
+def replace_see(
+    connection: sqlite3.Connection, name: str, value: StoredValue, version: int, revision: int, change: Change
+) -> None:
+    """Write an SEE's row, or the switch's."""
     connection.execute(
         "INSERT OR REPLACE INTO see (name, version, revision, policy, change) VALUES (?, ?, ?, ?, ?)",
-        (policy.name, version, revision, _encoded(policy), values.encode(values.change_to_json(change))),
+        (name, version, revision, _encoded(value), values.encode(values.change_to_json(change))),
     )
 
 
@@ -114,8 +114,8 @@ def append_change(
     connection: sqlite3.Connection,
     see: str,
     version: int,
-    old: SeePolicy | None,
-    new: SeePolicy | None,
+    old: StoredValue | None,
+    new: StoredValue | None,
     change: Change,
 ) -> int:
     """Append to the change log and return the new revision. ``version`` is the SEE's after the change."""
@@ -142,13 +142,12 @@ def history(
         if len(entries) >= limit:
             break
         try:
-            _check_name(see_name)
-            entry = HistoryEntry(
-                see=see_name,
-                change=values.change_of(_decoded(change)),
-                old=values.optional_policy_of(_decoded(old), see_name),
-                new=values.optional_policy_of(_decoded(new), see_name),
-                revision=revision,
+            entry = values.history_entry(
+                see_name,
+                values.change_of(_decoded(change)),
+                values.optional_value_of(_decoded(old), see_name),
+                values.optional_value_of(_decoded(new), see_name),
+                revision,
             )
         except MalformedValueError as error:
             problems.report(f"change/{revision}", str(error))
@@ -160,7 +159,7 @@ def history(
 
 def changes_after(
     connection: sqlite3.Connection, revision: int, problems: Problems
-) -> tuple[tuple[PolicyEvent, ...], int, bool]:
+) -> tuple[tuple[PolicyEvent | SwitchEvent, ...], int, bool]:
     """Changes after ``revision`` as events, the revision they reach, and whether there may be more.
 
     A malformed change, reported and logged, gives no event.
@@ -173,28 +172,23 @@ def changes_after(
     return events, (rows[-1][0] if rows else revision), len(rows) == _WATCH_ROWS
 
 
-def _events(rows: list[tuple[Any, ...]], problems: Problems) -> Iterator[PolicyEvent]:
+def _events(rows: list[tuple[Any, ...]], problems: Problems) -> Iterator[PolicyEvent | SwitchEvent]:
     for revision, see_name, version, new, change_text in rows:
         try:
-            _check_name(see_name)
             change = values.change_of(_decoded(change_text))
-            policy = values.optional_policy_of(_decoded(new), see_name)
+            value = values.optional_value_of(_decoded(new), see_name)
         except MalformedValueError as error:
             problems.report(f"change/{revision}", str(error))
             continue
-        found = None if policy is None else Record(policy, version, revision, change)
-        yield PolicyEvent(see_name, found, revision)
+        found = None if value is None else values.record_of(value, version, revision, change)
+        if isinstance(found, SwitchRecord):
+            yield SwitchEvent(found, revision)
+        else:
+            yield PolicyEvent(see_name, found, revision)
 
 
-def _check_name(name: object) -> None:
-    try:
-        parse_see_name(str(name))
-    except UsageError as error:
-        raise MalformedValueError(str(error)) from None
-
-
-def _encoded(policy: SeePolicy | None) -> str | None:
-    return None if policy is None else values.encode(dict(policy.to_json()))
+def _encoded(value: StoredValue | None) -> str | None:
+    return None if value is None else values.encode(dict(value.to_json()))
 
 
 def _decoded(text: object) -> Any:  # noqa: ANN401 - decoded JSON, checked by the caller

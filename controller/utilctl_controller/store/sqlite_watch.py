@@ -14,7 +14,7 @@ from typing import Final
 from utilctl_common.errors import UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.store import sqlite_rows
-from utilctl_controller.store.port import PolicyEvent, Reloaded, Snapshot
+from utilctl_controller.store.port import PolicyEvent, Reloaded, Snapshot, SwitchEvent
 from utilctl_controller.store.sqlite_file import check_same_file, close_quietly, meaning_of, open_file
 from utilctl_controller.store.values import Problems
 
@@ -37,7 +37,7 @@ def watch_policies(
     file_id: tuple[int, int],
     stop: threading.Event,
     closed: threading.Event,
-) -> Iterator[PolicyEvent | Reloaded]:
+) -> Iterator[PolicyEvent | SwitchEvent | Reloaded]:
     """Every change after ``after_revision``, each once and in order, until ``stop`` or ``closed`` is set.
 
     ``snapshot`` returns the database's identity with the snapshot; ``identity`` is that of the database in
@@ -102,7 +102,7 @@ class _Tail:
         """Go on from a snapshot."""
         self._identity, self.position = identity, position
 
-    def read(self, problems: Problems) -> tuple[PolicyEvent, ...]:
+    def read(self, problems: Problems) -> tuple[PolicyEvent | SwitchEvent, ...]:
         """New changes, or nothing at no cost if nobody wrote to the file."""
         assert self._connection is not None
         if not self._unread:

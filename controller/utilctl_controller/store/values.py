@@ -11,13 +11,22 @@ import json
 import logging
 import lzma
 import threading
+from dataclasses import dataclass
 from typing import Any, Final
 
 from utilctl_common.errors import UsageError
+from utilctl_common.names import parse_see_name
 from utilctl_common.policy import SCHEMA_VERSION, SeePolicy, policy_from_json
-from utilctl_controller.store.port import Change
+from utilctl_controller.store.port import Change, HistoryEntry, Record, SwitchRecord
 
 _log = logging.getLogger(__name__)
+
+STORE_SCHEMA_VERSION: Final = 2
+"""Version of what a store holds as a whole: 2 added holds and the fleet's switch. A store with a higher one is refused;
+one with a lower one is taken over when a controller takes its epoch, which keeps older controllers away."""
+
+FLEET_KEY: Final = "*"
+"""Where a service's name would stand, for the fleet's switch. No service can be called so."""
 
 COMPRESS_ABOVE_BYTES: Final = 32 * 1024
 """Larger values are packed by ``pack``. Arbitrary: policies that people write by hand stay readable in the
@@ -79,6 +88,81 @@ def unpack(data: bytes) -> bytes:
     return raw
 
 
+@dataclass(frozen=True, slots=True)
+class FleetSwitch:
+    """The value kept under FLEET_KEY."""
+
+    disabled: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The stored form."""
+        return {"schema": 1, "name": FLEET_KEY, "disabled": self.disabled}
+
+
+StoredValue = SeePolicy | FleetSwitch
+"""What a key of the store holds."""
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` may hold something: a service's name, or FLEET_KEY."""
+    if key == FLEET_KEY:
+        return True
+    try:
+        parse_see_name(str(key))  # a damaged row may hold anything
+    except UsageError:
+        return False
+    return True
+
+
+def value_of(data: Any, key: str) -> StoredValue:  # noqa: ANN401 - decoded JSON, checked here
+    """The policy or the switch in decoded JSON. Raises MalformedValueError (or NewerSchemaError) unless it is that of
+    ``key``.
+    """
+    if not is_key(key):
+        raise MalformedValueError("the key is not a service name")
+    if key != FLEET_KEY:
+        return policy_of(data, key)
+    match data:
+        case {"schema": 1, "name": "*", "disabled": bool(disabled)}:
+            return FleetSwitch(disabled)
+        case {"schema": int(schema)} if schema > 1:
+            raise NewerSchemaError(f"written by a newer controller: schema {schema}, known is 1; upgrade this one")
+        case _:
+            raise MalformedValueError("it is not the fleet's switch")
+
+
+def optional_value_of(data: Any, key: str) -> StoredValue | None:  # noqa: ANN401 - decoded JSON, checked here
+    """As ``value_of``, with null meaning that there was none."""
+    return None if data is None else value_of(data, key)
+
+
+def record_of(value: StoredValue, version: int, revision: int, change: Change) -> Record | SwitchRecord:
+    """What is said of ``value`` as it is stored."""
+    if isinstance(value, FleetSwitch):
+        return SwitchRecord(value.disabled, version, revision, change)
+    return Record(value, version, revision, change)
+
+
+def value_in(record: Record | SwitchRecord | None) -> StoredValue | None:
+    """The reverse of ``record_of``."""
+    if isinstance(record, SwitchRecord):
+        return FleetSwitch(record.disabled)
+    return None if record is None else record.policy
+
+
+def history_entry(
+    key: str, change: Change, old: StoredValue | None, new: StoredValue | None, revision: int
+) -> HistoryEntry:
+    """One change of what is under ``key``. Raises MalformedValueError for a switch without a new value."""
+    if key == FLEET_KEY:
+        if not isinstance(new, FleetSwitch):
+            raise MalformedValueError("the fleet's switch has no value")
+        return HistoryEntry("", change, None, None, revision, new.disabled)
+    assert not isinstance(old, FleetSwitch)
+    assert not isinstance(new, FleetSwitch)
+    return HistoryEntry(key, change, old, new, revision)
+
+
 def policy_of(data: Any, see: str) -> SeePolicy:  # noqa: ANN401 - decoded JSON, checked here
     """The policy in decoded JSON. Raises MalformedValueError (or NewerSchemaError) unless it is a policy of
     ``see``.
@@ -96,11 +180,6 @@ def policy_of(data: Any, see: str) -> SeePolicy:  # noqa: ANN401 - decoded JSON,
     if policy.name != see:
         raise MalformedValueError(f"it is the policy of {policy.name!r}")
     return policy
-
-
-def optional_policy_of(data: Any, see: str) -> SeePolicy | None:  # noqa: ANN401 - decoded JSON, checked here
-    """As ``policy_of``, with null meaning that there was none."""
-    return None if data is None else policy_of(data, see)
 
 
 def change_to_json(change: Change) -> dict[str, Any]:

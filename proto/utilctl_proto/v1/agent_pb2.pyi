@@ -323,11 +323,14 @@ class TargetSet(_message.Message):
     LEASE_NS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     generation: _builtins.int
     lease_ns: _builtins.int
     traceparent: _builtins.str
     """W3C trace context of the decision."""
+    disabled: _builtins.bool
+    """True: an operator has disabled shares on the whole fleet. Resume everything, put every weight back, hold nobody."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Target]: ...
     def __init__(
@@ -338,10 +341,11 @@ class TargetSet(_message.Message):
         lease_ns: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         targets: _abc.Iterable[Global___Target] | None = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "generation", b"generation", "lease_ns", b"lease_ns", "targets", b"targets", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disabled", b"disabled", "epoch", b"epoch", "generation", b"generation", "lease_ns", b"lease_ns", "targets", b"targets", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,12 +76,15 @@ class Policy(_message.Message):
     CAP_CORES_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     MATCHERS_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_UNIX_NS_FIELD_NUMBER: _builtins.int
     see: _builtins.str
     share: _builtins.float
     floor_cores: _builtins.float
     cap_cores: _builtins.float
     """Absent: no cap."""
     mode: _builtins.str
+    held_until_unix_ns: _builtins.int
+    """Absent: not held. Until then rebalancing leaves its targets as they are."""
     @_builtins.property
     def matchers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Matcher]: ...
     def __init__(
@@ -93,13 +96,19 @@ class Policy(_message.Message):
         cap_cores: _builtins.float | None = ...,
         mode: _builtins.str = ...,
         matchers: _abc.Iterable[Global___Matcher] | None = ...,
+        held_until_unix_ns: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "cap_cores", b"cap_cores"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "_held_until_unix_ns", b"_held_until_unix_ns", "cap_cores", b"cap_cores", "held_until_unix_ns", b"held_until_unix_ns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "cap_cores", b"cap_cores", "floor_cores", b"floor_cores", "matchers", b"matchers", "mode", b"mode", "see", b"see", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "_held_until_unix_ns", b"_held_until_unix_ns", "cap_cores", b"cap_cores", "floor_cores", b"floor_cores", "held_until_unix_ns", b"held_until_unix_ns", "matchers", b"matchers", "mode", b"mode", "see", b"see", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cap_cores: _TypeAlias = _typing.Literal["cap_cores"]  # noqa: Y015
     _WhichOneofArgType__cap_cores: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores"]  # noqa: Y015
+    _WhichOneofReturnType__held_until_unix_ns: _TypeAlias = _typing.Literal["held_until_unix_ns"]  # noqa: Y015
+    _WhichOneofArgType__held_until_unix_ns: _TypeAlias = _typing.Literal["_held_until_unix_ns", b"_held_until_unix_ns"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_cores) -> _WhichOneofReturnType__cap_cores | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_until_unix_ns) -> _WhichOneofReturnType__held_until_unix_ns | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015

@@ -362,12 +362,17 @@ class ControllerStatus(_message.Message):
     STORE_REVISION_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
     DEGRADED_REASON_FIELD_NUMBER: _builtins.int
+    FLEET_SWITCH_FIELD_NUMBER: _builtins.int
     controller_id: _builtins.str
     epoch: _builtins.int
     store_revision: _builtins.int
     store_available: _builtins.bool
     degraded_reason: _builtins.str
     """Empty, or why writes are refused or targets are held back."""
+    @_builtins.property
+    def fleet_switch(self) -> Global___FleetSwitch:
+        """Absent until somebody disables shares for the first time."""
+
     def __init__(
         self,
         *,
@@ -376,14 +381,45 @@ class ControllerStatus(_message.Message):
         store_revision: _builtins.int = ...,
         store_available: _builtins.bool = ...,
         degraded_reason: _builtins.str = ...,
+        fleet_switch: Global___FleetSwitch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet_switch", b"fleet_switch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "degraded_reason", b"degraded_reason", "epoch", b"epoch", "store_available", b"store_available", "store_revision", b"store_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "degraded_reason", b"degraded_reason", "epoch", b"epoch", "fleet_switch", b"fleet_switch", "store_available", b"store_available", "store_revision", b"store_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControllerStatus: _TypeAlias = ControllerStatus  # noqa: Y015
+
+@_typing.final
+class FleetSwitch(_message.Message):
+    """Whether shares hold on the fleet at all, and who said so last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISABLED_FIELD_NUMBER: _builtins.int
+    CHANGED_UNIX_NS_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    disabled: _builtins.bool
+    changed_unix_ns: _builtins.int
+    changed_by: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        disabled: _builtins.bool = ...,
+        changed_unix_ns: _builtins.int = ...,
+        changed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "changed_unix_ns", b"changed_unix_ns", "disabled", b"disabled", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetSwitch: _TypeAlias = FleetSwitch  # noqa: Y015
 
 @_typing.final
 class ListHostsRequest(_message.Message):
@@ -507,16 +543,20 @@ class GetShareResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> Global___ServiceStatus: ...
+    @_builtins.property
+    def controller(self) -> Global___ControllerStatus: ...
     def __init__(
         self,
         *,
         service: Global___ServiceStatus | None = ...,
+        controller: Global___ControllerStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "service", b"service"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -592,18 +632,22 @@ class ListHistoryRequest(_message.Message):
 
     SEE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_NS_FIELD_NUMBER: _builtins.int
     see: _builtins.str
     """Empty: all SEEs."""
     limit: _builtins.int
+    since_unix_ns: _builtins.int
+    """Leave out changes made before this instant; 0: none."""
     def __init__(
         self,
         *,
         see: _builtins.str = ...,
         limit: _builtins.int = ...,
+        since_unix_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "see", b"see"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "see", b"see", "since_unix_ns", b"since_unix_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,11 +684,14 @@ class HistoryEntry(_message.Message):
     OLD_FIELD_NUMBER: _builtins.int
     NEW_FIELD_NUMBER: _builtins.int
     STORE_REVISION_FIELD_NUMBER: _builtins.int
+    FLEET_DISABLED_FIELD_NUMBER: _builtins.int
     see: _builtins.str
     changed_unix_ns: _builtins.int
     changed_by: _builtins.str
     reason: _builtins.str
     store_revision: _builtins.int
+    fleet_disabled: _builtins.bool
+    """Present where not a policy was changed but the whole fleet was disabled (true) or enabled (false); see is empty."""
     @_builtins.property
     def old(self) -> _common_pb2.Policy:
         """Absent when the SEE was created."""
@@ -663,11 +710,383 @@ class HistoryEntry(_message.Message):
         old: _common_pb2.Policy | None = ...,
         new: _common_pb2.Policy | None = ...,
         store_revision: _builtins.int = ...,
+        fleet_disabled: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fleet_disabled", b"_fleet_disabled", "fleet_disabled", b"fleet_disabled", "new", b"new", "old", b"old"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "changed_unix_ns", b"changed_unix_ns", "new", b"new", "old", b"old", "reason", b"reason", "see", b"see", "store_revision", b"store_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fleet_disabled", b"_fleet_disabled", "changed_by", b"changed_by", "changed_unix_ns", b"changed_unix_ns", "fleet_disabled", b"fleet_disabled", "new", b"new", "old", b"old", "reason", b"reason", "see", b"see", "store_revision", b"store_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fleet_disabled: _TypeAlias = _typing.Literal["fleet_disabled"]  # noqa: Y015
+    _WhichOneofArgType__fleet_disabled: _TypeAlias = _typing.Literal["_fleet_disabled", b"_fleet_disabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fleet_disabled) -> _WhichOneofReturnType__fleet_disabled | None: ...
+
+Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+
+@_typing.final
+class ApplyRequest(_message.Message):
+    """Policies to store as one transaction: all of them or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    PRUNE_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    prune: _builtins.bool
+    """Delete every SEE that is not named."""
+    changed_by: _builtins.str
+    reason: _builtins.str
+    if_revision: _builtins.int
+    """Refuse with a conflict if any policy was changed after this revision of the store."""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Policy]:
+        """Complete: an absent field returns to its default, except that holds stay as they are."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Named without a policy, to group others: never deleted by prune."""
+
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[_common_pb2.Policy] | None = ...,
+        prune: _builtins.bool = ...,
+        changed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        if_revision: _builtins.int | None = ...,
+        dry_run: _builtins.bool = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "changed_by", b"changed_by", "dry_run", b"dry_run", "groups", b"groups", "if_revision", b"if_revision", "policies", b"policies", "prune", b"prune", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
+    _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+
+Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
+
+@_typing.final
+class ApplyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    UNNAMED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    unchanged: _builtins.int
+    revision: _builtins.int
+    """Of the store: of this transaction if it changed anything, else the one that was compared with."""
+    dry_run: _builtins.bool
+    trace_id: _builtins.str
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]:
+        """By SEE; what is stored already is left out."""
+
+    @_builtins.property
+    def unnamed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SEEs that are stored, not named and left alone."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___PolicyChange] | None = ...,
+        unchanged: _builtins.int = ...,
+        unnamed: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "dry_run", b"dry_run", "revision", b"revision", "trace_id", b"trace_id", "unchanged", b"unchanged", "unnamed", b"unnamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+Global___ApplyResponse: _TypeAlias = ApplyResponse  # noqa: Y015
+
+@_typing.final
+class PolicyChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    @_builtins.property
+    def old(self) -> _common_pb2.Policy:
+        """Absent if the SEE is new."""
+
+    @_builtins.property
+    def new(self) -> _common_pb2.Policy:
+        """Absent if it is deleted."""
+
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        old: _common_pb2.Policy | None = ...,
+        new: _common_pb2.Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyChange: _TypeAlias = PolicyChange  # noqa: Y015
+
+@_typing.final
+class ListPoliciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesRequest: _TypeAlias = ListPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListPoliciesResponse(_message.Message):
+    """Read from the store itself, at one revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___PolicyRecord] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class HoldRequest(_message.Message):
+    """Keep an SEE's targets as they are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    DURATION_NS_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    duration_ns: _builtins.int
+    changed_by: _builtins.str
+    reason: _builtins.str
+    if_version: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        duration_ns: _builtins.int = ...,
+        changed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        if_version: _builtins.int | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "changed_by", b"changed_by", "dry_run", b"dry_run", "duration_ns", b"duration_ns", "if_version", b"if_version", "reason", b"reason", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+
+Global___HoldRequest: _TypeAlias = HoldRequest  # noqa: Y015
+
+@_typing.final
+class HoldResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    @_builtins.property
+    def record(self) -> Global___PolicyRecord: ...
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldShare]:
+        """What is kept, host by host."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___PolicyRecord | None = ...,
+        held: _abc.Iterable[Global___HeldShare] | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "held", b"held", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldResponse: _TypeAlias = HoldResponse  # noqa: Y015
+
+@_typing.final
+class HeldShare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    WEIGHT_RATIO_FIELD_NUMBER: _builtins.int
+    ENTITLEMENT_RATIO_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    weight_ratio: _builtins.float
+    """Parts of the cores that the host has for SEEs."""
+    entitlement_ratio: _builtins.float
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        weight_ratio: _builtins.float = ...,
+        entitlement_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entitlement_ratio", b"entitlement_ratio", "host", b"host", "weight_ratio", b"weight_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldShare: _TypeAlias = HeldShare  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    changed_by: _builtins.str
+    reason: _builtins.str
+    if_version: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        if_version: _builtins.int | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "if_version", b"if_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_version", b"_if_version", "changed_by", b"changed_by", "dry_run", b"dry_run", "if_version", b"if_version", "reason", b"reason", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_version: _TypeAlias = _typing.Literal["if_version"]  # noqa: Y015
+    _WhichOneofArgType__if_version: _TypeAlias = _typing.Literal["_if_version", b"_if_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_version) -> _WhichOneofReturnType__if_version | None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False if it was not held."""
+    dry_run: _builtins.bool
+    @_builtins.property
+    def record(self) -> Global___PolicyRecord: ...
+    def __init__(
+        self,
+        *,
+        record: Global___PolicyRecord | None = ...,
+        changed: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "dry_run", b"dry_run", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class SetEnabledRequest(_message.Message):
+    """Disable shares on the whole fleet, or enable them again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    changed_by: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        changed_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_by", b"changed_by", "enabled", b"enabled", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetEnabledRequest: _TypeAlias = SetEnabledRequest  # noqa: Y015
+
+@_typing.final
+class SetEnabledResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLEET_SWITCH_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """False if it was so already."""
+    hosts: _builtins.int
+    """Agents connected, which are told at once."""
+    @_builtins.property
+    def fleet_switch(self) -> Global___FleetSwitch: ...
+    def __init__(
+        self,
+        *,
+        fleet_switch: Global___FleetSwitch | None = ...,
+        changed: _builtins.bool = ...,
+        hosts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet_switch", b"fleet_switch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "fleet_switch", b"fleet_switch", "hosts", b"hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetEnabledResponse: _TypeAlias = SetEnabledResponse  # noqa: Y015

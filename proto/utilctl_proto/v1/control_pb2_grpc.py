@@ -70,6 +70,31 @@ class ControlServiceStub:
                 request_serializer=utilctl__proto_dot_v1_dot_control__pb2.ListHistoryRequest.SerializeToString,
                 response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ListHistoryResponse.FromString,
                 _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/Apply',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ApplyResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/ListPolicies',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
+        self.Hold = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/Hold',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.HoldRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.HoldResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/Release',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.SetEnabled = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/SetEnabled',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -118,6 +143,36 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Apply(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Hold(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetEnabled(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -155,6 +210,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListHistory,
                     request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ListHistoryRequest.FromString,
                     response_serializer=utilctl__proto_dot_v1_dot_control__pb2.ListHistoryResponse.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ApplyRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.ApplyResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'Hold': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hold,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.HoldRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.HoldResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.ReleaseRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'SetEnabled': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetEnabled,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,6 +427,141 @@ class ControlService:
             '/utilctl_proto.v1.ControlService/ListHistory',
             utilctl__proto_dot_v1_dot_control__pb2.ListHistoryRequest.SerializeToString,
             utilctl__proto_dot_v1_dot_control__pb2.ListHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/Apply',
+            utilctl__proto_dot_v1_dot_control__pb2.ApplyRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.ApplyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/ListPolicies',
+            utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/Hold',
+            utilctl__proto_dot_v1_dot_control__pb2.HoldRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.HoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/Release',
+            utilctl__proto_dot_v1_dot_control__pb2.ReleaseRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetEnabled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/SetEnabled',
+            utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,11 @@ class ControlServiceStub:
     GetShare: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetShareRequest, _control_pb2.GetShareResponse]
     Explain: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]
     ListHistory: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListHistoryRequest, _control_pb2.ListHistoryResponse]
+    Apply: _grpc.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoliciesRequest, _control_pb2.ListPoliciesResponse]
+    Hold: _grpc.UnaryUnaryMultiCallable[_control_pb2.HoldRequest, _control_pb2.HoldResponse]
+    Release: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReleaseRequest, _control_pb2.ReleaseResponse]
+    SetEnabled: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetEnabledRequest, _control_pb2.SetEnabledResponse]
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -53,6 +58,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     GetShare: _aio.UnaryUnaryMultiCallable[_control_pb2.GetShareRequest, _control_pb2.GetShareResponse]  # type: ignore[assignment]
     Explain: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainRequest, _control_pb2.ExplainResponse]  # type: ignore[assignment]
     ListHistory: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHistoryRequest, _control_pb2.ListHistoryResponse]  # type: ignore[assignment]
+    Apply: _aio.UnaryUnaryMultiCallable[_control_pb2.ApplyRequest, _control_pb2.ApplyResponse]  # type: ignore[assignment]
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoliciesRequest, _control_pb2.ListPoliciesResponse]  # type: ignore[assignment]
+    Hold: _aio.UnaryUnaryMultiCallable[_control_pb2.HoldRequest, _control_pb2.HoldResponse]  # type: ignore[assignment]
+    Release: _aio.UnaryUnaryMultiCallable[_control_pb2.ReleaseRequest, _control_pb2.ReleaseResponse]  # type: ignore[assignment]
+    SetEnabled: _aio.UnaryUnaryMultiCallable[_control_pb2.SetEnabledRequest, _control_pb2.SetEnabledResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the command line talks to."""
@@ -105,5 +115,40 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ListHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListHistoryResponse, _abc.Awaitable[_control_pb2.ListHistoryResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Apply(
+        self,
+        request: _control_pb2.ApplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ApplyResponse, _abc.Awaitable[_control_pb2.ApplyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _control_pb2.ListPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListPoliciesResponse, _abc.Awaitable[_control_pb2.ListPoliciesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Hold(
+        self,
+        request: _control_pb2.HoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.HoldResponse, _abc.Awaitable[_control_pb2.HoldResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _control_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ReleaseResponse, _abc.Awaitable[_control_pb2.ReleaseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def SetEnabled(
+        self,
+        request: _control_pb2.SetEnabledRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetEnabledResponse, _abc.Awaitable[_control_pb2.SetEnabledResponse]]: ...
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,7 +14,7 @@ import pytest
 from support.agents import PYTHON, agent, capping_controller, part, service, stop
 from support.commands import Command
 from support.controller_server import RunningController
-from support.guarded import time_until_resumed
+from support.guarded import Mechanism, time_until_resumed
 from support.processes import remove_cgroup, spinning, temporary_cgroup, wait_until
 from support.unprivileged import NOBODY, can_become_nobody, give_to_nobody
 from utilctl_agent.host.weights import weight_mount, weight_refusal

@@ -188,7 +188,13 @@ def delete_from(message: control_pb2.DeleteSeeRequest) -> DeleteEdit:
 
 
 def set_share_response(
-    record: Record, previous: Record | None, *, changed: bool, dry_run: bool, trace_id: str
+    record: Record,
+    previous: Record | None,
+    *,
+    changed: bool,
+    dry_run: bool,
+    trace_id: str,
+    warnings: tuple[str, ...],
 ) -> control_pb2.SetShareResponse:
     """The answer to SetShare."""
     return control_pb2.SetShareResponse(
@@ -197,6 +203,7 @@ def set_share_response(
         changed=changed,
         dry_run=dry_run,
         trace_id=trace_id,
+        warnings=warnings,
     )
 
 

@@ -15,7 +15,7 @@ from utilctl_controller import codec
 from utilctl_controller.edits import DeleteEdit, PolicyEdit, apply_edit, unknown
 from utilctl_controller.explain import explain
 from utilctl_controller.policies import PolicyKeeper
-from utilctl_controller.rebalance import Rebalancer
+from utilctl_controller.rebalance import Rebalancer, reachability_warnings
 from utilctl_controller.rpc_errors import answering
 from utilctl_controller.status import ServiceView, host_views, service_views
 from utilctl_controller.store.port import Change, Done, LostRace, Record, Unavailable
@@ -71,6 +71,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             changed=previous is None or previous.policy != record.policy,
             dry_run=edit.dry_run,
             trace_id=current_trace_id(),
+            warnings=reachability_warnings(self._rebalancer.decision, record.policy),
         )
 
     @answering

@@ -187,7 +187,7 @@ def _arcs_of(
     if entries[0][0] < 0:
         unknown = min(name for name in claim.demand_cores if name not in host_index)
         raise UsageError(f"demand of {claim.name} names host {unknown}, which is not listed", hint="add the host")
-    if [cores for _, cores in entries if not 0.0 <= cores < _INFINITY]:  # a generator takes twice as long
+    if [cores for _, cores in entries if not 0.0 <= cores < _INFINITY]:  # a list: this runs once a pair
         for name in sorted(claim.demand_cores):
             _check(claim.demand_cores[name], f"demand of {claim.name} on host {name}")
     wanted = [(host, cores * ticks_per_core, capacity[host]) for host, cores in entries if cores > 0.0]

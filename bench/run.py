@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "multicore": "A8",
     "idle": "idle agent",
     "membership": "membership at scale",
+    "allocation": "allocation",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

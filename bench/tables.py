@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from bench import scale
+from bench.allocation import CHANGE_GOAL
 from bench.blocking import PUBLISHED as PUBLISHED_BLOCKING
 from bench.costs import PUBLISHED_US
 from bench.independent import PUBLISHED_MEAN_PCT, PUBLISHED_WORST_PCT
@@ -261,6 +262,25 @@ def idle(results: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def allocation(results: dict[str, Any]) -> str:
+    """The controller's allocation."""
+    head = ["", "pairs", "runs", "cold, s of CPU", "goal, s", "1 % of the demands changed, s", "of cold, %", "goal, %"]
+    rows = [
+        [
+            name,
+            row["pairs"],
+            row["repeats"],
+            spread(row["cold_s"], 3),
+            number(row["goal_s"], 1),
+            spread(row.get("changed_s"), 3),
+            number(100 * row["changed_s"]["median"] / row["cold_s"]["median"], 0) if "changed_s" in row else "-",
+            number(100 * CHANGE_GOAL, 0) if "changed_s" in row else "-",
+        ]
+        for name, row in results.items()
+    ]
+    return table(head, rows)
+
+
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "accuracy": accuracy,
     "costs": costs,
@@ -270,4 +290,5 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "web": web,
     "multicore": multicore,
     "idle": idle,
+    "allocation": allocation,
 }

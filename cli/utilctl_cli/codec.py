@@ -152,6 +152,7 @@ def set_share_document(response: control_pb2.SetShareResponse) -> SetShareDocume
         "trace_id": response.trace_id,
         "record": _record(response.record),
         "previous": _record(response.previous) if response.HasField("previous") else None,
+        "warnings": list(response.warnings),
     }
 
 

@@ -139,7 +139,8 @@ class HostsDocument(TypedDict):
 
 
 class SetShareDocument(TypedDict):
-    """``utilctl set-share``. ``previous`` null: the service is new. ``changed`` false: stored already."""
+    """``utilctl set-share``. ``previous`` null: the service is new. ``changed`` false: stored already.
+    ``warnings``: what the fleet cannot give."""
 
     see: str
     changed: bool
@@ -147,6 +148,7 @@ class SetShareDocument(TypedDict):
     trace_id: str
     record: RecordDocument
     previous: RecordDocument | None
+    warnings: list[str]
 
 
 class DeleteDocument(TypedDict):

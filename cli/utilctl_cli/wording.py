@@ -70,7 +70,11 @@ def change_words(old: PolicyDocument | None, new: PolicyDocument | None) -> str:
 
 
 def set_share_words(document: SetShareDocument) -> str:
-    """One sentence on what a write did, or on a dry run would do."""
+    """One sentence on what a write did, or on a dry run would do, then a line for each warning."""
+    return "\n".join([_write_words(document), *(f"warning: {warning}" for warning in document["warnings"])])
+
+
+def _write_words(document: SetShareDocument) -> str:
     record, previous = document["record"], document["previous"]
     prefix = "dry run, nothing stored: " if document["dry_run"] else ""
     if not document["changed"]:

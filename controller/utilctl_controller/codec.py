@@ -249,7 +249,13 @@ def _terms_from(message: _Write) -> WriteTerms:
 
 
 def set_share_response(
-    record: Record, previous: Record | None, *, changed: bool, dry_run: bool, trace_id: str
+    record: Record,
+    previous: Record | None,
+    *,
+    changed: bool,
+    dry_run: bool,
+    trace_id: str,
+    warnings: tuple[str, ...],
 ) -> control_pb2.SetShareResponse:
     """The answer to SetShare."""
     return control_pb2.SetShareResponse(
@@ -258,6 +264,7 @@ def set_share_response(
         changed=changed,
         dry_run=dry_run,
         trace_id=trace_id,
+        warnings=warnings,
     )
 
 

@@ -16,7 +16,7 @@ from utilctl_controller import codec
 from utilctl_controller.edits import apply_hold, unknown
 from utilctl_controller.explain import explain
 from utilctl_controller.policies import PolicyKeeper
-from utilctl_controller.rebalance import Rebalancer
+from utilctl_controller.rebalance import Rebalancer, reachability_warnings
 from utilctl_controller.rpc_errors import answering
 from utilctl_controller.status import ServiceView, host_views, service_views
 from utilctl_controller.writes import PolicyWriter
@@ -69,6 +69,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             changed=previous is None or previous.policy != record.policy,
             dry_run=edit.terms.dry_run,
             trace_id=current_trace_id(),
+            warnings=reachability_warnings(self._rebalancer.decision, record.policy),
         )
 
     @answering

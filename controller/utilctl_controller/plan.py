@@ -31,7 +31,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from utilctl_common.errors import UsageError
 from utilctl_common.quantities import check_cores, check_share
 from utilctl_common.yaml_input import load_yaml
-from utilctl_controller.allocation import AllocationMode, AllocationProblem, HostCapacity, SeeClaim, allocate
+from utilctl_controller.allocation import (
+    AllocationMode,
+    AllocationProblem,
+    HostCapacity,
+    SeeClaim,
+    allocate,
+    unreachable,
+)
 
 _DECIMALS: Final = 9
 """Decimals of cores in the output: a billionth of a core, below anything a host can enforce."""
@@ -178,5 +185,5 @@ def plan(fleet: PlanFleet) -> Plan:
             for see in allocation.sees
         ],
         "min_max_ratio": round(allocation.min_max_ratio, _DECIMALS),
-        "notes": list(allocation.notes),
+        "notes": [*allocation.notes, *unreachable(problem)],
     }

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from utilctl_common.policy import HeldShare, SeePolicy
+from utilctl_controller.allocation.lint import unreachable
 from utilctl_controller.allocation.model import (
     Allocation,
     AllocationProblem,
@@ -78,6 +79,16 @@ def own_grants(sees: Mapping[str, SeeAllocation]) -> dict[str, dict[str, float]]
             if cores > 0:
                 by_host.setdefault(host, {})[name] = cores
     return by_host
+
+
+def reachability_warnings(decision: Decision | None, policy: SeePolicy) -> tuple[str, ...]:
+    """What ``policy`` would ask for and the fleet of the newest decision could not give; nothing before the first."""
+    if decision is None:
+        return ()
+    demand = {see.name: see.demand_cores for see in decision.problem.sees}.get(policy.name, {})
+    claim = SeeClaim(policy.name, policy.share, policy.floor_cores, policy.cap_cores, demand)
+    others = tuple(see for see in decision.problem.sees if see.name != policy.name)
+    return unreachable(replace(decision.problem, sees=(*others, claim)), (policy.name,))
 
 
 class Rebalancer:

@@ -9,7 +9,15 @@ import pytest
 from allocation.allocation_fleets import fleet
 
 from utilctl_common.errors import FailedError, UsageError
-from utilctl_controller.allocation import Allocation, AllocationError, AllocationProblem, allocate, solver, verify
+from utilctl_controller.allocation import (
+    Allocation,
+    AllocationError,
+    AllocationMode,
+    AllocationProblem,
+    allocate,
+    solver,
+    verify,
+)
 
 
 def totals(allocation: Allocation) -> dict[str, object]:
@@ -172,6 +180,33 @@ def test_duplicate_names_are_refused() -> None:
         allocate(replace(THREE, sees=(*THREE.sees, THREE.sees[0])))
     with pytest.raises(UsageError, match="host a is listed twice"):
         allocate(replace(THREE, hosts=(*THREE.hosts, THREE.hosts[0])))
+
+
+def test_a_child_may_be_listed_without_its_parent_and_names_cannot_form_a_cycle() -> None:
+    # The tree is the names' own: whoever is not listed above a child has share 1, whatever stands where in the input.
+    problem = fleet({"a": 1}, {"a/b": (1, {"a": 1}), "b/a": (1, {"a": 1}), "a": (3, {})})
+    assert totals(allocate(problem)) == {"a": 0.75, "a/b": 0.75, "b/a": 0.25}
+
+
+def test_a_floor_above_all_capacity_takes_no_more_than_there_is() -> None:
+    allocation = allocate(fleet({"a": 1}, {"x": (1, {"a": 5}, 5), "y": (1, {"a": 1}, 1)}))
+    assert sum(see.total_cores for see in allocation.sees) == pytest.approx(1)
+    assert len(allocation.notes) == 2
+
+
+@pytest.mark.parametrize("mode", ["fleet", "fleet-with-floor", "host"])
+def test_ten_thousand_services_are_allocated_and_verified(mode: AllocationMode) -> None:
+    hosts = {f"h{index}": 8.0 for index in range(500)}
+    sees = {f"s{index}": (1 + index % 5, {f"h{index % 500}": 1.0}) for index in range(10_000)}
+    allocation = allocate(fleet(hosts, sees, mode))
+    assert len(allocation.sees) == 10_000
+    assert sum(see.total_cores for see in allocation.sees) == pytest.approx(4_000)
+
+
+def test_a_tree_of_two_hundred_levels_is_allocated() -> None:
+    name = "/".join(f"l{depth}" for depth in range(200))
+    allocation = allocate(fleet({"a": 2}, {name: (1, {"a": 2}, 0.5), "other": (1, {"a": 2})}))
+    assert totals(allocation) == {name: 1.0, "other": 1.0}
 
 
 def test_a_result_that_does_not_verify_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:

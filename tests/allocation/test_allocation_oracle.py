@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from allocation.allocation_fleets import large_fleet, random_fleet
 from allocation.allocation_oracle import oracle_totals
@@ -10,7 +12,8 @@ from utilctl_controller.allocation import AllocationProblem, allocate, component
 from utilctl_controller.allocation.instance import Instance, compile_problem
 from utilctl_controller.allocation.static import static_grants
 
-SEEDS_A_KIND = 30
+SEEDS_A_KIND = int(os.environ.get("UTILCTL_ORACLE_SEEDS", "30"))
+"""Random fleets for each of the ten kinds below; set the variable to 300 for thousands of them (some minutes)."""
 
 
 def static_totals(problem: AllocationProblem) -> dict[str, float]:

@@ -124,11 +124,11 @@ def test_what_is_absent_is_null(utilctl: Run, stand_in: StartStandIn) -> None:
 @pytest.mark.parametrize("previous", [RECORD, None])
 def test_set_share(utilctl: Run, stand_in: StartStandIn, previous: control_pb2.PolicyRecord | None) -> None:
     response = control_pb2.SetShareResponse(
-        record=RECORD, previous=previous, changed=True, dry_run=True, trace_id="cd" * 16
+        record=RECORD, previous=previous, changed=True, dry_run=True, trace_id="cd" * 16, warnings=["far"]
     )
     assert printed(utilctl, stand_in, "SetShare", response, "set-share", "svc=web", "3") == {
         "see": "svc=web", "changed": True, "dry_run": True, "trace_id": "cd" * 16, "record": RECORD_JSON,
-        "previous": RECORD_JSON if previous else None,
+        "previous": RECORD_JSON if previous else None, "warnings": ["far"],
     }  # fmt: skip
 
 

@@ -176,8 +176,16 @@ def test_a_write_is_answered_in_one_line(changed: bool, dry_run: bool, words: st
     previous = record(share=1) if changed else record()
     assert words == wording.set_share_words(
         {"see": "svc=web", "changed": changed, "dry_run": dry_run, "trace_id": "", "record": record(),
-         "previous": previous}
+         "previous": previous, "warnings": []}
     )  # fmt: skip
+
+
+def test_each_warning_of_a_write_has_a_line_of_its_own() -> None:
+    words = wording.set_share_words(
+        {"see": "svc=web", "changed": False, "dry_run": False, "trace_id": "", "record": record(),
+         "previous": record(), "warnings": ["one", "two"]}
+    )  # fmt: skip
+    assert words == "svc=web unchanged: share 3 (version 7)\nwarning: one\nwarning: two"
 
 
 def test_a_deletion_is_answered_in_one_line() -> None:

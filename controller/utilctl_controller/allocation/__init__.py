@@ -1,5 +1,6 @@
 """Who gets what where: exact weighted aggregate max-min fairness. Pure: values in, values out."""
 
+from utilctl_controller.allocation.lint import unreachable
 from utilctl_controller.allocation.model import (
     Allocation,
     AllocationError,
@@ -21,5 +22,6 @@ __all__ = [
     "SeeAllocation",
     "SeeClaim",
     "allocate",
+    "unreachable",
     "verify",
 ]

@@ -24,12 +24,15 @@ _ROUNDS: Final = 40
 _ENOUGH: Final = 2.0**-44
 """An SEE's missing part of its total that counts as rounding (6e-14)."""
 
+_ARRAY_ARCS: Final = 96
+"""From this many arcs on, the rounds work on arrays, not lists. Estimated, not tuned."""
+
 FloatArray = NDArray[np.float64]
 
 
 def balanced_split(part: Network) -> Any:  # noqa: ANN401 - list[float] or float array, like the network's arcs
     """Ticks for every arc of ``part``, whose leaves' totals are final. Raises AllocationError if they cannot be met."""
-    if isinstance(part.arc_limit, np.ndarray):
+    if len(part.arc_limit) >= _ARRAY_ARCS:
         return _large(part)
     return _small(part)
 
@@ -113,8 +116,8 @@ def _route_rest_small(part: Network, arcs: list[tuple[int, int, int]], grant: li
     return [float(limit - graph.left[arc]) for (_, _, limit), arc in zip(arcs, ids, strict=True)]
 
 
-def _large(part: Network) -> FloatArray:
-    leaf, host = np.asarray(part.arc_leaf), np.asarray(part.arc_host)
+def _large(part: Network) -> FloatArray | list[float]:
+    leaf, host = np.asarray(part.arc_leaf, dtype=np.int64), np.asarray(part.arc_host, dtype=np.int64)
     limit = np.asarray(part.arc_limit, dtype=np.float64)
     nodes, hosts = len(part.node), len(part.host)
     goal, room = np.asarray(part.lower, dtype=np.float64), np.asarray(part.capacity, dtype=np.float64)
@@ -143,7 +146,10 @@ def _large(part: Network) -> FloatArray:
         if (np.abs(goal - open_sum - full_sum) <= _ENOUGH * goal).all():
             return grant
         ask = ask * np.divide(goal - full_sum, open_sum, out=np.ones(nodes), where=open_sum > 0.0)
-    return _route_rest_large(part, grant)
+    if isinstance(part.arc_limit, np.ndarray):
+        return _route_rest_large(part, grant)
+    arcs = list(zip(part.arc_leaf, part.arc_host, part.arc_limit, strict=True))
+    return _route_rest_small(part, arcs, grant.tolist())
 
 
 def _route_rest_large(part: Network, grant: FloatArray) -> FloatArray:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from utilctl_controller.allocation.components import best_in_reach, components, contracted
 from utilctl_controller.allocation.instance import Instance
 
@@ -84,29 +86,18 @@ def residual_of(instance: Instance, granted: Sequence[float], totals: list[float
     """The residual graph of an allocation that grants these cores on every arc."""
     nodes, unit = len(totals), instance.ticks_per_core
     pool = nodes + len(instance.hosts)
-    tail, head = [pool], [pool + 1]
-    used = [0.0] * len(instance.hosts)
-    for leaf, host, limit, amount in zip(
-        instance.arc_leaf, instance.arc_host, instance.arc_demand, granted, strict=True
-    ):
-        used[host] += amount
-        usable = limit / unit
-        margin = TOLERANCE * usable if usable > 1.0 else TOLERANCE
-        if amount < usable - margin:
-            tail.append(leaf)
-            head.append(nodes + host)
-        if amount > margin:
-            tail.append(nodes + host)
-            head.append(leaf)
-    for host, amount in enumerate(used):
-        capacity = instance.capacity[host] / unit
-        if amount < capacity - allowance(capacity):
-            tail.append(nodes + host)
-            head.append(pool)
-        if amount > allowance(capacity):
-            tail.append(pool)
-            head.append(nodes + host)
-    return Residual(instance, totals, upper, tail, head)
+    leaf, host = np.array(instance.arc_leaf, dtype=np.int64), np.array(instance.arc_host, dtype=np.int64)
+    usable = np.array(instance.arc_demand, dtype=np.float64) / unit
+    amount = np.array(granted, dtype=np.float64)
+    margin = TOLERANCE * np.maximum(1.0, usable)
+    more, less = amount < usable - margin, amount > margin
+    capacity = np.array(instance.capacity, dtype=np.float64) / unit
+    used = np.bincount(host, amount, len(capacity))
+    margin = TOLERANCE * np.maximum(1.0, capacity)
+    idle, busy = np.flatnonzero(used < capacity - margin), np.flatnonzero(used > margin)
+    tail = np.concatenate((leaf[more], nodes + host[less], nodes + idle, np.full(len(busy), pool)))
+    head = np.concatenate((nodes + host[more], leaf[less], np.full(len(idle), pool), nodes + busy))
+    return Residual(instance, totals, upper, [pool, *tail.tolist()], [pool + 1, *head.tolist()])
 
 
 def unfair(residual: Residual, contest: Contest) -> list[int]:

@@ -182,18 +182,13 @@ def _arcs_of(
     claim: SeeClaim, host_index: dict[str, int], capacity: list[int], ticks_per_core: float
 ) -> tuple[list[int], list[int]]:
     """Ascending host ids with demand of one SEE, and its usable demand there (at most the host's capacity)."""
-    entries = sorted((host_index.get(host, -1), cores) for host, cores in claim.demand_cores.items())
+    on_hosts = [host_index.get(host, -1) for host in claim.demand_cores]
+    entries = sorted(zip(on_hosts, claim.demand_cores.values(), strict=True))
     if entries[0][0] < 0:
         unknown = min(name for name in claim.demand_cores if name not in host_index)
         raise UsageError(f"demand of {claim.name} names host {unknown}, which is not listed", hint="add the host")
-    if not all(0.0 <= cores < _INFINITY for _, cores in entries):
+    if [cores for _, cores in entries if not 0.0 <= cores < _INFINITY]:  # a list: this runs once a pair
         for name in sorted(claim.demand_cores):
             _check(claim.demand_cores[name], f"demand of {claim.name} on host {name}")
-    hosts, demands = list[int](), list[int]()
-    for host, cores in entries:
-        room = capacity[host]
-        wanted = cores * ticks_per_core
-        if wanted > 0.0:
-            hosts.append(host)
-            demands.append(int(wanted) if wanted < room else room)
-    return hosts, demands
+    wanted = [(host, cores * ticks_per_core, capacity[host]) for host, cores in entries if cores > 0.0]
+    return [host for host, _, _ in wanted], [int(want) if want < room else room for _, want, room in wanted]

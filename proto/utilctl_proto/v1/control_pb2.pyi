@@ -142,6 +142,7 @@ class SetShareResponse(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     changed: _builtins.bool
     dry_run: _builtins.bool
     trace_id: _builtins.str
@@ -151,6 +152,10 @@ class SetShareResponse(_message.Message):
     def previous(self) -> Global___PolicyRecord:
         """Absent if the SEE is new."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the policy asks for and the fleet cannot give, one sentence each."""
+
     def __init__(
         self,
         *,
@@ -159,10 +164,11 @@ class SetShareResponse(_message.Message):
         changed: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
         trace_id: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "dry_run", b"dry_run", "previous", b"previous", "record", b"record", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "dry_run", b"dry_run", "previous", b"previous", "record", b"record", "trace_id", b"trace_id", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

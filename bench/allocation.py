@@ -1,0 +1,103 @@
+"""How long the controller's allocation takes, verification included, on one core and from a cold start.
+
+No published figure. Every run builds its result from nothing: ``change of 1 %`` is what a decision costs after one
+demand in a hundred moved. Imports are not counted; nor is the building of the problem.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from bench.allocation_speed import GOALS_S, fleet
+from bench.harness import Case
+from bench.plots import bars
+from utilctl_controller.allocation import AllocationMode, AllocationProblem, allocate
+
+REPEATS: Final = 5
+QUICK_REPEATS: Final = 3
+CHANGED: Final = 0.01
+"""Part of the demands that a change moves."""
+
+CHANGE_GOAL: Final = 0.2
+"""What a change should cost at most, as a part of the cold start."""
+
+
+def cases(*, quick: bool) -> dict[str, Case]:
+    """By size, distribution of demand and mode; a tree of two levels last."""
+    repeats = QUICK_REPEATS if quick else REPEATS
+    found: dict[str, Case] = {}
+    for hosts, sees in ((1_000, 200), (10_000, 1_000)):
+        variants: list[tuple[str, AllocationMode, int]] = [
+            ("uniform", "fleet", 0), ("pareto", "fleet", 0), ("uniform", "fleet-with-floor", 0), ("uniform", "host", 0),
+        ]  # fmt: skip
+        if not quick or sees == 200:
+            variants.append(("uniform", "fleet", sees // 10))
+        for kind, mode, parents in variants:
+            name = f"{hosts:,} hosts x {sees:,} services, {kind}, {mode}{', tree' if parents else ''}"
+            times = 1 if parents and sees > 200 else repeats  # the large tree takes many times as long
+            found[name] = partial(_case, (hosts, sees), kind, mode, parents, times)
+    return found
+
+
+def _case(size: tuple[int, int], kind: str, mode: AllocationMode, parents: int, repeats: int) -> dict[str, Any]:
+    allocate(fleet(200, 40, "uniform", "fleet", parents=0))  # what is imported on the way is not counted
+    problem = fleet(*size, kind, mode, parents=parents)
+    cold: list[float] = []
+    changed: list[float] = []
+    for repeat in range(repeats):
+        cold.append(_cpu_s(problem))
+        if not parents:
+            changed.append(_cpu_s(_moved(problem, repeat)))
+    row: dict[str, Any] = {
+        "pairs": sum(len(see.demand_cores) for see in problem.sees),
+        "repeats": repeats,
+        "cold_s": _figure(cold),
+        "goal_s": None if parents else GOALS_S[size],
+    }
+    return {**row, "changed_s": _figure(changed)} if changed else row
+
+
+def _cpu_s(problem: AllocationProblem) -> float:
+    """CPU time of one allocation, which other work on the machine moves less than wall time."""
+    start_s = time.process_time()
+    allocate(problem)
+    return time.process_time() - start_s
+
+
+def _moved(problem: AllocationProblem, seed: int) -> AllocationProblem:
+    """The problem after a part of its demands went up or down by up to a half."""
+    rng = random.Random(seed)
+    return replace(
+        problem,
+        sees=tuple(
+            replace(
+                see,
+                demand_cores={
+                    host: round(cores * rng.uniform(0.5, 1.5), 3) if rng.random() < CHANGED else cores
+                    for host, cores in see.demand_cores.items()
+                },
+            )
+            for see in problem.sees
+        ),
+    )
+
+
+def _figure(seconds: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(seconds), 4),
+        "min": round(min(seconds), 4),
+        "max": round(max(seconds), 4),
+    }
+
+
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """Median seconds by case."""
+    series = {"cold": {name: row["cold_s"]["median"] for name, row in results.items()}}
+    bars(path, series, title="Allocation with verification, one core", ylabel="seconds")

@@ -196,9 +196,8 @@ class _Books:
         if id(first) in self._vague:
             return ()
         due_ns, floor_ns = self._due_ns(first)
-        members = [first]
+        members, total_ns = [first], due_ns
         if floor_ns > RESERVE_NS and self._rules.side_by_side:
-            total_ns = due_ns
             for other in waiting:
                 if self._turns[id(other)] > self._turns[id(first)] or id(other) in self._vague or id(other) in ending:
                     continue

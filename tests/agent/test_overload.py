@@ -228,6 +228,7 @@ def test_five_thousand_loose_processes_are_held_back_and_let_go(tmp_path: Path) 
         assert left == []
 
 
+@pytest.mark.quiet
 def test_a_fork_bomb_in_a_cgroup_stands_still_as_a_whole_and_delays_nobody_else(tmp_path: Path) -> None:
     with temporary_cgroup() as cgroup, subject("other", "freezer", count=1) as other:
         enter = f'echo $$ > {cgroup}/cgroup.procs; exec "$0" "$@"'

@@ -29,11 +29,13 @@ REPOSITORY: Final = Path(__file__).parents[2]
 WALL_CLOCKS: Final = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "time.CLOCK_REALTIME"}
 STAMPS: Final = {
     "agent/utilctl_agent/link/app.py": "when a decision was applied, for its trace",
+    "cli/utilctl_cli/options.py": "since when the history is asked for",
     "cli/utilctl_cli/render.py": "how long ago something was, for people",
-    "controller/utilctl_controller/control.py": "when a policy was changed, for its history",
+    "controller/utilctl_controller/control.py": "until when a hold lasts: an instant of the calendar, that outlives controllers",
     "controller/utilctl_controller/server.py": "when a decision was made, for its trace",
+    "controller/utilctl_controller/writes.py": "when a policy was changed, for its history",
 }
-"""Where the wall clock is read, and what for: always to say when something was, never to decide anything."""
+"""Where the wall clock is read, and what for: to say when something was. Only the end of a hold is decided by it."""
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
 

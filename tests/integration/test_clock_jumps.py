@@ -31,7 +31,7 @@ STAMPS: Final = {
     "agent/utilctl_agent/link/app.py": "when a decision was applied, for its trace",
     "cli/utilctl_cli/options.py": "since when the history is asked for",
     "cli/utilctl_cli/render.py": "how long ago something was, for people",
-    "controller/utilctl_controller/control.py": "until when a hold lasts: an instant of the calendar, that outlives controllers",
+    "controller/utilctl_controller/control.py": "until when a hold lasts: an instant of the calendar",
     "controller/utilctl_controller/server.py": "when a decision was made, for its trace",
     "controller/utilctl_controller/writes.py": "when a policy was changed, for its history",
 }

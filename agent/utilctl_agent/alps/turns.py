@@ -22,7 +22,7 @@ hungry one is admitted beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, get_args
+from typing import Final
 
 from utilctl_agent.alps import lead, lights, together
 from utilctl_agent.alps.accounts import Accounts
@@ -33,7 +33,8 @@ from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, Rules, plan_turns
-from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, Role, observe, proven
+from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, observe, proven
+from utilctl_agent.alps.roles import Roles
 from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
 from utilctl_agent.alps.together import SharedTurn
 from utilctl_agent.alps.unsettled import Unsettled
@@ -49,12 +50,11 @@ class TurnScheduler:
         self._settings = settings
         self._principals: dict[str, Principal] = {}
         self._cores = settings.cores
-        # Who stands where, each in the order of arrival.
-        self._at: dict[Role, dict[str, Principal]] = {role: {} for role in get_args(Role)}
-        self._turn, self._queue, self._lights = self._at["turn"], self._at["queue"], self._at["light"]
-        self._spent, self._shut = self._at["spent"], self._at["shut"]
+        self._roles = Roles()
+        self._turn, self._queue, self._lights = self._roles.turn, self._roles.queue, self._roles.lights
+        self._spent, self._shut = self._roles.spent, self._roles.shut
+        self._move = self._roles.move
         self._caps: list[Principal] = []
-        self._moved: list[Principal] = []  # whose eligibility may have changed in this decision
         self._accounts = Accounts()
         self._shared = SharedTurn(settings.max_sleep_ns)
         self._rounds = 1
@@ -80,7 +80,7 @@ class TurnScheduler:
                 spec, reading.cpu_ns, reading.wait_ns, now_ns, most, others_mark_ns=self._accounts.total_ns
             )
             self._principals[spec.name] = known
-            self._lights[spec.name] = known
+            self._roles.enter(known)
         else:
             if known.spec.parallelism != spec.parallelism:
                 known.rate_cores = most
@@ -88,17 +88,16 @@ class TurnScheduler:
             known.rate_cores = min(known.rate_cores, most)
         self._caps = [p for p in self._principals.values() if p.spec.cap_cores is not None]
         if known.role == "capped" and spec.cap_cores is None:
-            self._classified(known)
+            self._roles.classified(known)
         self._reallot()
 
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
         gone = self._principals.pop(name)
         self._unsettled.remove(name)
-        del self._at[gone.role][name]
+        self._roles.leave(gone)
         if gone in self._caps:
             self._caps.remove(gone)
-        self._moved = [p for p in self._moved if p is not gone]
         self._accounts.forget(gone)
         self._reallot()
 
@@ -113,25 +112,6 @@ class TurnScheduler:
                 self._move(principal, "light")
         self._accounts.allotted_ns = sum(allotted.values())
         self._rounds = rounds_in(self._accounts.allotted_ns, self._cores)
-
-    # -- roles --------------------------------------------------------------------------------------------------
-
-    def _move(self, principal: Principal, role: Role) -> None:
-        name = principal.spec.name
-        del self._at[principal.role][name]
-        self._at[role][name] = principal
-        principal.role = role
-        principal.together = False
-        if role == "turn":
-            principal.pending_ns = 0
-        self._moved.append(principal)
-
-    def _classified(self, principal: Principal) -> None:
-        """Put a principal where it belongs by its class and its allowance."""
-        if principal.hungry:
-            self._move(principal, "queue" if principal.allowance_ns > threshold_ns(principal) else "spent")
-        else:
-            self._move(principal, "light" if principal.allowance_ns > DONE_NS else "shut")
 
     # -- one decision -------------------------------------------------------------------------------------------
 
@@ -164,13 +144,13 @@ class TurnScheduler:
         closed = self._rotate(now_ns)
         ineligible: list[str] = []
         eligible: list[str] = []
-        if self._moved:
-            for principal in self._moved:
+        if self._roles.moved:
+            for principal in self._roles.moved:
                 may_run = principal.role in ("turn", "light")
                 if may_run != principal.eligible:
                     self._switch(principal, may_run, now_ns)
                     (eligible if may_run else ineligible).append(principal.spec.name)
-            self._moved.clear()
+            self._roles.moved.clear()
         closed = (*settled, *self._unsettled.complete(closed))
         sleep_ns = self._sleep_ns(now_ns)
         self._plan = self._planned(now_ns)
@@ -271,7 +251,7 @@ class TurnScheduler:
                 self._shared.begin(self._turn, now_ns)
             closed += self._unsettled.complete(records)
             self._held_back = True
-        self._moved.clear()
+        self._roles.moved.clear()
         self._plan = []
         if failed and not self._lags:
             self._glance_early()
@@ -370,7 +350,7 @@ class TurnScheduler:
         for principal, reading in concluded or ():
             changed = observe(principal, reading, self._settings, self._accounts.use())
             if changed and principal.role != "capped":
-                self._classified(principal)
+                self._roles.classified(principal)
             trusted = principal.hungry and principal.streak >= TRUSTED
             principal.observe_at_ns = now_ns + (LOOK_NS if trusted else half_quantum_ns)
 
@@ -389,7 +369,7 @@ class TurnScheduler:
             if principal.role != "capped" and principal.cap_budget_ns <= 0:
                 self._move(principal, "capped")
             elif principal.role == "capped" and principal.cap_budget_ns >= most_ns // 2:
-                self._classified(principal)
+                self._roles.classified(principal)
 
     # -- turns and cycles ---------------------------------------------------------------------------------------
 
@@ -411,7 +391,7 @@ class TurnScheduler:
         for principal in over:
             self._move(principal, "spent" if principal.left_ns <= DONE_NS else "queue")
         exhausted = [p for p in self._lights.values() if p.allowance_ns <= DONE_NS] if self._lights else []
-        if self._turn and not exhausted and not self._moved and self._cores == 1:
+        if self._turn and not exhausted and not self._roles.moved and self._cores == 1:
             return ()  # the turn goes on
         if not (self._turn or self._queue or self._spent):
             return self._close_idle(now_ns) if exhausted or self._shut else ()

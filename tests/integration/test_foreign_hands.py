@@ -62,7 +62,7 @@ def test_who_resumes_what_is_held_back_is_told_and_not_fought_over(
                 time.sleep(0.002)
         explained = run("explain", SEE, environment={"UTILCTL_CONTROLLER": controller.address})
         assert explained.code == 0, explained.stderr
-        assert "by somebody else" in explained.stdout
+        assert "by somebody else" in " ".join(explained.stdout.split())
         # It is let run for a second at least, and held back again once they leave it alone.
         wait_until(held.all_paused, "it is held back again")
         wait_until(lambda: problem(controller) == "", "the reason goes once pauses hold")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, NamedTuple
 
-from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, UnfinishedPauseError
+from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, PendingPauseError, UnfinishedPauseError
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -93,6 +93,8 @@ class HoldWatch:
         if isinstance(trouble, ForeignResumeError):
             self._count(foreign_writes=1)
             return self._leave(name, now_ns)
+        if isinstance(trouble, PendingPauseError):
+            return False
         if isinstance(trouble, UnfinishedPauseError):
             if age_ns < SETTLE_NS:
                 return False

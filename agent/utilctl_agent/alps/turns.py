@@ -134,10 +134,10 @@ class TurnScheduler:
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """See model.Scheduler."""
-        self._account(now_ns, readings)
-        if now_ns >= self._scan_ns:
+        if now_ns >= self._scan_ns:  # so the idle ones are among the readings
             self._scanned_ns = now_ns
             self._scan_ns = now_ns + lights.glance_period_ns(len(self._lights), self._settings)
+        self._account(now_ns, readings)
         if self._caps:
             self._fill_caps(now_ns)
         settled = self._unsettled.completed()

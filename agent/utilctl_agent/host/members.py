@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from utilctl_agent.host.procstat import parse_stat
+from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_common.quantities import NS_PER_S
 
 SAMPLED: Final = 4
@@ -21,11 +22,7 @@ RENEW_NS: Final = NS_PER_S
 
 
 class _Thread:
-    """One thread's /proc files.
-
-    The kernel counts a wait only once it is over, when the thread gets a CPU. A thread that is ready and whose counters
-    stand still has waited since the last look: that much is counted ahead, and not again when the wait is over.
-    """
+    """One thread's /proc files."""
 
     def __init__(self, tid: int, now_ns: int) -> None:
         self._stat = os.open(f"/proc/{tid}/stat", os.O_RDONLY | os.O_CLOEXEC)
@@ -33,32 +30,21 @@ class _Thread:
         with contextlib.suppress(OSError):
             self._schedstat = os.open(f"/proc/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._counters = self._read()
+            self._waiting = WaitCounter(self._read(), now_ns)
         except OSError:
             self.close()
             raise
-        self._looked_ns = now_ns
-        self._ahead_ns = 0
 
     def look(self, now_ns: int) -> tuple[int, bool]:
         """(time waited since the last look, whether it is ready or running). Raises OSError once it has ended."""
         counters = self._read()
         ready = parse_stat(os.pread(self._stat, 1024, 0))[0] == b"R"
-        waited_ns = 0
-        if counters != self._counters:
-            waited_ns = max(0, counters[1] - self._counters[1] - self._ahead_ns)
-            self._ahead_ns = 0
-        elif ready and self._schedstat >= 0:
-            waited_ns = now_ns - self._looked_ns
-            self._ahead_ns += waited_ns
-        self._counters, self._looked_ns = counters, now_ns
-        return waited_ns, ready
+        return self._waiting.waited_ns(counters, now_ns, ready=ready and self._schedstat >= 0), ready
 
     def _read(self) -> tuple[int, int]:
         if self._schedstat < 0:
             return 0, 0
-        ran, waited, _ = os.pread(self._schedstat, 96, 0).split()
-        return int(ran), int(waited)
+        return parse_schedstat(os.pread(self._schedstat, 96, 0))
 
     def close(self) -> None:
         for fd in (self._stat, self._schedstat):

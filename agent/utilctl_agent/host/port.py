@@ -32,6 +32,10 @@ class UnfinishedPauseError(FailedError):
     """Part of the group goes on or cannot be stopped, so far: a process in the kernel that nothing interrupts."""
 
 
+class PendingPauseError(UnfinishedPauseError):
+    """It is ready, and stops as soon as it gets a CPU to do so on: on a full host that takes a while. No fault."""
+
+
 class MechanismError(FailedError):
     """The kernel refused to pause or resume the group (permission, read-only mount). It keeps running."""
 

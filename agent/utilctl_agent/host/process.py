@@ -16,8 +16,16 @@ import time
 from typing import Final
 
 from utilctl_agent.host.descriptors import keep
-from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, ForeignStopError, Ledger, UnfinishedPauseError
+from utilctl_agent.host.port import (
+    SETTLE_NS,
+    ForeignResumeError,
+    ForeignStopError,
+    Ledger,
+    PendingPauseError,
+    UnfinishedPauseError,
+)
 from utilctl_agent.host.procstat import ProcessId, has_ended, parse_stat, thread_states
+from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_agent.safety.journal import JournalError
 
 SAMPLED_THREADS: Final = 8
@@ -39,6 +47,8 @@ class ControlledProcess:
         self._slot: int | None = None
         self.paused = False
         self._since_ns = 0
+        self._waiting: WaitCounter | None = None
+        self._waited_ns = 0
         self.pidfd = keep(os.pidfd_open(process.pid))
         self._stat = -1
         self._schedstat = -1
@@ -59,7 +69,7 @@ class ControlledProcess:
         return time.clock_gettime_ns(self._clock)
 
     def wait_ns(self) -> int | None:
-        """Time the only thread was ready and not running; None if it cannot be told."""
+        """Time the only thread was ready and not running, up to now; None if it cannot be told. Raises OSError."""
         if self.threads != 1:
             return None
         if self._schedstat < 0:  # opened when first asked for: groups of many never ask, and descriptors are few
@@ -67,7 +77,14 @@ class ControlledProcess:
                 self._schedstat = os.open(f"/proc/{self.process.pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             if self._schedstat < 0:
                 return None
-        return int(os.pread(self._schedstat, 96, 0).split()[1])
+        self._look(ready=self.state() == b"R")
+        return self._waited_ns
+
+    def _look(self, *, ready: bool) -> None:
+        counters, now_ns = parse_schedstat(os.pread(self._schedstat, 96, 0)), time.monotonic_ns()
+        if self._waiting is None:
+            self._waiting = WaitCounter(counters, now_ns)
+        self._waited_ns += self._waiting.waited_ns(counters, now_ns, ready=ready)
 
     def state(self) -> bytes:
         """State letter of the main thread, or, once that has exited, of those that live on; updates ``threads``.
@@ -105,6 +122,10 @@ class ControlledProcess:
             self._forget_pause()
             raise
         self._forget_pause()
+        if self._waiting is not None:
+            # That it was stopped is no waiting, and on its way to a stop it had a CPU: a look now keeps both out.
+            with contextlib.suppress(OSError):
+                self._look(ready=False)
 
     def _ended(self) -> bool:
         """Whether it is known to have ended."""
@@ -135,6 +156,8 @@ class ControlledProcess:
             return
         young = time.monotonic_ns() - self._since_ns < SETTLE_NS
         if pending or young or not states.isdisjoint(_STOPPED_STATES):
+            if b"R" in states:
+                raise PendingPauseError(f"process {pid} has not got a CPU yet to stop on")
             raise UnfinishedPauseError(
                 f"process {pid} does not stop: it cannot be interrupted", hint="look for state D in ps -L"
             )

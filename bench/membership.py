@@ -30,11 +30,11 @@ from typing import Any, Literal
 from bench.harness import Case
 from bench.metrics import spread
 from utilctl_agent.channel import Channel
+from utilctl_agent.control import Loop
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.link.membership import MembershipScanner
 from utilctl_agent.link.roster import make_orders
 from utilctl_agent.link.targets import LocalTarget
-from utilctl_agent.loop import Loop
 from utilctl_agent.orders import LoopSettings
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.matchers import parse_matchers

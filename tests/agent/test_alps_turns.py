@@ -96,6 +96,16 @@ class TestOneCore:
             # A spinner ahead or behind by up to two allotments, of some forty.
             assert abs(fractions[name] / ideal - 1) <= 0.15
 
+    def test_one_that_was_kept_waiting_for_long_shuts_nobody_out_once_it_is_hungry(self) -> None:
+        """It computes for 5 ms and sleeps for 1: for long stretches it is light, and waits in each cycle."""
+        alps = spinners(make(latency_ns=50_000), [2, 2])
+        alps.add("bursts", 8, Bursts(80 * MS, 240 * MS))
+        alps.add("nearly hungry", 11, Bursts(5 * MS, 1 * MS))
+        for _ in range(20):
+            alps.mark()
+            run_for(alps.host, 4 * 230 * MS, alps)
+            assert min(alps.used_ns()[name] for name in ("p0", "p1")) >= 2 * 20 * MS
+
     def test_the_smallest_shares_save_up_and_are_served_every_few_cycles(self) -> None:
         alps = make()
         alps.add("small", 0.01)
@@ -276,6 +286,17 @@ class TestCaps:
         run_for(alps.host, 1000 * MS, alps)
         asleep_ns = CoreSettings().idle_sleep_ns  # how long ago it may have been looked at last
         assert alps.used_ns()["capped"] <= 0.2 * (1000 * MS + 10 * MS + asleep_ns)
+
+    def test_hundreds_of_tiny_caps_hold_and_wake_the_loop_only_now_and_then(self) -> None:
+        """Looked at whenever one of them could be used up, they would be looked at all the time."""
+        alps = make()
+        for number in range(200):
+            alps.add(f"p{number}", 1, cap_cores=0.0005)
+        run_for(alps.host, 20_000 * MS, alps)
+        assert alps.core.reads < 200 * 200
+        # Whoever is let go uses one of the kernel's slices, and pays for it for seconds.
+        slice_ns = 3 * MS
+        assert sum(alps.used_ns().values()) == pytest.approx(200 * 0.0005 * 20_000 * MS, abs=200 * slice_ns)
 
     def test_a_cap_taken_away_is_gone(self) -> None:
         alps = make()

@@ -17,7 +17,13 @@ from utilctl_agent.holding import (
     Faults,
     HoldWatch,
 )
-from utilctl_agent.host.port import SETTLE_NS, ForeignResumeError, ForeignStopError, UnfinishedPauseError
+from utilctl_agent.host.port import (
+    SETTLE_NS,
+    ForeignResumeError,
+    ForeignStopError,
+    PendingPauseError,
+    UnfinishedPauseError,
+)
 from utilctl_agent.testing import SimulatedGroup, SimulatedHost, Spin, run_engine
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
@@ -109,6 +115,12 @@ class TestLeaves:
         assert watch.found("a", UNFINISHED, SETTLE_NS, UNFINISHED_NS)
         assert watch.faults == Faults(unfinished_pauses=1)
         assert watch.on_leave("a")
+
+    def test_one_that_waits_for_a_cpu_to_stop_on_is_never_given_up(self) -> None:
+        watch = HoldWatch()
+        for now_ns in range(0, 10 * UNFINISHED_NS, 50 * NS_PER_MS):
+            assert not watch.found("a", PendingPauseError("no CPU yet"), SETTLE_NS, now_ns)
+        assert watch.faults == Faults()
 
     def test_a_foreign_stop_is_no_reason_for_a_leave(self) -> None:
         watch = HoldWatch()

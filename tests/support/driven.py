@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.processes import WAIT_S
 from utilctl_agent.channel import Channel, Message
-from utilctl_agent.loop import Loop
+from utilctl_agent.control import Loop
 from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder, Roster
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S

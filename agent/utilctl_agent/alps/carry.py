@@ -29,7 +29,9 @@ def carry_over(principal: Principal, now_ns: int, *, cores: int, least_ns: int) 
     """Its allowance at the end of a cycle becomes what it begins the next with, before the allotment.
 
     Of what is left over, only that is carried over which the principal was kept from using; a hungry one that fills all
-    cores was kept from all of it. Debts are carried down to ``least_ns``.
+    cores was kept from all of it. A light one, which competes by the kernel's fairness, may be kept from some of it in
+    every cycle: it carries one allotment at most, lest it shut the others out for seconds once it is hungry. Debts are
+    carried down to ``least_ns``.
     """
     if not principal.eligible:
         principal.credit_ns += round((now_ns - principal.ineligible_since_ns) * principal.rate_cores)
@@ -38,7 +40,11 @@ def carry_over(principal: Principal, now_ns: int, *, cores: int, least_ns: int) 
     kept_from_all = principal.hungry and (cores == 1 or fills(principal, cores))
     if not principal.active:
         principal.credit_ns = 0  # since it was last observed it wanted nothing
-    left_ns = max(least_ns, min(left_ns, left_ns if kept_from_all else principal.credit_ns))
+    if not kept_from_all:
+        left_ns = min(left_ns, principal.credit_ns)
+    if not principal.hungry:
+        left_ns = min(left_ns, principal.allotment_ns)
+    left_ns = max(least_ns, left_ns)
     principal.allowance_ns = left_ns + principal.pending_ns
     principal.credit_ns = max(0, left_ns)
 

@@ -27,7 +27,7 @@ from typing import Final
 from utilctl_agent.alps import lead, lights, together
 from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
-from utilctl_agent.alps.caps import bucket_ns, cap_due_ns, cap_of
+from utilctl_agent.alps.caps import bucket_ns, cap_of, caps_due_ns
 from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_until_ready, fills, threshold_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.lead import Lead
@@ -504,6 +504,6 @@ class TurnScheduler:
             look_ns = lights.sleep_ns(self._lights.values(), settings, contended=contended or bool(self._turn))
             if look_ns is not None and look_ns < sleep_ns:
                 sleep_ns = look_ns
-        for principal in self._caps:
-            sleep_ns = min(sleep_ns, cap_due_ns(principal, settings, self._accounts.allotted_ns))
+        if self._caps:
+            sleep_ns = min(sleep_ns, caps_due_ns(self._caps, settings, self._accounts.allotted_ns))
         return max(settings.min_gap_ns, sleep_ns)

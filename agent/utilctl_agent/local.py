@@ -36,7 +36,7 @@ from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
 from utilctl_agent.safety.deputy import Deputy
 from utilctl_agent.safety.journal import Journal, JournalError, journal_path
-from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir, open_process
+from utilctl_agent.safety.thaw import STOP_GRACE_NS, default_run_dir, ensure_run_dir, open_process
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -131,7 +131,7 @@ class _Runner:
         self._send_roster(channel)
         before_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid)
         start_ns = time.monotonic_ns()
-        final = self._steer(channel, start_ns)
+        final = self._steer(channel, guard, start_ns)
         # The loop counts its own CPU time, up to the end of control: by now it may be gone.
         overhead_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid) - before_ns + final.overhead_ns
         wall_ns = max(1, time.monotonic_ns() - start_ns)
@@ -313,13 +313,21 @@ class _Runner:
 
     # -- the run ------------------------------------------------------------------------------------------------
 
-    def _steer(self, channel: Channel, start_ns: int) -> LoopReport:
+    def _steer(self, channel: Channel, guard: subprocess.Popen[bytes], start_ns: int) -> LoopReport:
+        """See the loop through to its last report. Raises ChannelClosedError if it ends, or does not, without one."""
         duration_ns = self._settings.duration_ns
         end_ns = start_ns + duration_ns if duration_ns is not None else None
         membership_ns = start_ns + MEMBERSHIP_NS
         stopping = False
+        guard_fd = os.pidfd_open(guard.pid)
+        self._stack.callback(os.close, guard_fd)
+        last_ns: int | None = None  # the guard is gone, which ends a loop that can act; this one may be stopped
         while True:
             now_ns = time.monotonic_ns()
+            if last_ns is None and guard.poll() is not None:
+                last_ns = now_ns + STOP_GRACE_NS
+            if last_ns is not None and now_ns >= last_ns:
+                raise ChannelClosedError("the guard is gone, and the loop does not end")
             if end_ns is not None and now_ns >= end_ns and not stopping:
                 channel.send({"op": "stop"})
                 stopping = True
@@ -332,7 +340,10 @@ class _Runner:
             fds, due_ns = self._watch.wait_for(now_ns) if self._watch is not None else ([], membership_ns)
             wake_ns = min(membership_ns, due_ns, end_ns if end_ns is not None else membership_ns)
             wait_s = START_TIMEOUT_S if stopping else max(0.0, (wake_ns - now_ns) / NS_PER_S)
-            for message in _messages(channel, wait_s, [] if stopping else fds):
+            fds = [] if stopping else [*fds, guard_fd]
+            if last_ns is not None:
+                wait_s, fds = min(wait_s, (last_ns - now_ns) / NS_PER_S), []
+            for message in _messages(channel, wait_s, fds):
                 if message["op"] == "cycle":
                     self._log(message)
                 elif message["op"] in ("gone", "resend"):

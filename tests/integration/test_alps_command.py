@@ -374,23 +374,49 @@ def test_an_impatient_second_ctrl_c_does_not_cut_the_clean_up_short() -> None:
         command.assert_nothing_left()
 
 
+def part(command: Command, module: str) -> int:
+    """The pid of the process of ``command`` that runs that module, once there is one."""
+    found: list[int] = []
+
+    def runs() -> bool:
+        for pid in command.processes():
+            with contextlib.suppress(OSError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found[:] = [pid]
+        return bool(found)
+
+    wait_until(runs, f"{module} runs")
+    return found[0]
+
+
 def test_a_scheduler_that_is_killed_is_one_line_and_nothing_stays_behind() -> None:
     with Command([*UTILCTL, "alps", "--run", f"1:{SPIN}", "--run", f"1:{SPIN}", "--cpus", "0"]) as command:
-        loops: list[int] = []
-
-        def loop_runs() -> bool:
-            for pid in command.processes():
-                with contextlib.suppress(OSError):
-                    if b"utilctl_agent.loop" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        loops[:] = [pid]
-            return bool(loops)
-
-        wait_until(loop_runs, "the loop runs")
-        os.kill(loops[0], signal.SIGKILL)
+        os.kill(part(command, "utilctl_agent.loop"), signal.SIGKILL)
         outcome = command.wait()
         assert outcome.code == 1
         assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
         command.assert_nothing_left()
+
+
+def test_a_scheduler_that_is_stopped_when_its_guard_dies_is_ended_also_if_nobody_is_paused() -> None:
+    """Nobody is: there is one workload only. So nothing tells that the loop hangs."""
+    with Command([*UTILCTL, "alps", "--run", f"1:{SPIN}", "--cpus", "0", "--cycle-log", "/dev/null"]) as command:
+        loop, guard = part(command, "utilctl_agent.loop"), part(command, "utilctl_agent.safety.guard")
+        wait_until(lambda: any(b"while" in cmdline(pid) for pid in command.processes()), "the workload runs")
+        os.kill(loop, signal.SIGSTOP)
+        os.kill(guard, signal.SIGKILL)
+        outcome = command.wait()
+        assert outcome.code == 1
+        assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
+        command.assert_nothing_left()
+
+
+def cmdline(pid: int) -> bytes:
+    """Empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @root

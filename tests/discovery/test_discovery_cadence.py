@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from utilctl_agent.discovery.cadence import (
     GATHER_NS,
     GLANCE_FIRST_NS,
     GLANCE_LAST_NS,
     LOOK_PART,
+    REVISIT_NS,
     SCAN_LAST_NS,
     SCAN_PART,
     Cadence,
@@ -78,3 +81,31 @@ def test_glances_slow_down_on_a_quiet_host_and_speed_up_with_the_first_newcomer(
     assert waits[0] == waits[-1] == GLANCE_FIRST_NS
     assert waits[:-1] == sorted(waits[:-1])
     assert waits[-2] == GLANCE_LAST_NS
+
+
+@pytest.mark.parametrize("found_by", ["look", "scan"])
+def test_new_programs_are_visited_again_soon_even_if_no_event_comes(found_by: str) -> None:
+    cadence = Cadence(NS_PER_S, events=True)
+    if found_by == "look":
+        cadence.looked(0, 0, changed=False, young=True)
+    else:
+        cadence.scanned(0, 0, young=True)
+    cadence.next_scan_ns = NS_PER_S
+    assert cadence.next_ns == REVISIT_NS
+    cadence.looked(REVISIT_NS, 0, changed=False, young=True)
+    assert cadence.next_ns == 2 * REVISIT_NS
+    cadence.looked(2 * REVISIT_NS, 0, changed=False)
+    assert cadence.next_ns == NS_PER_S
+
+
+def test_more_new_programs_do_not_put_off_the_visit_to_those_before() -> None:
+    cadence = Cadence(NS_PER_S, events=True, next_scan_ns=NS_PER_S)
+    for now_ns in range(0, REVISIT_NS, GATHER_NS):
+        cadence.looked(now_ns, 0, changed=True, young=True)
+    assert cadence.revisit_ns == REVISIT_NS
+
+
+def test_glances_visit_new_processes_again_by_themselves() -> None:
+    cadence = Cadence(NS_PER_S, events=False)
+    cadence.looked(0, 0, changed=True, young=True)
+    assert cadence.revisit_ns is None

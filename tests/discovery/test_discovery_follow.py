@@ -98,6 +98,31 @@ def test_executing_a_program_that_matches_another_service_moves_the_process_and_
     assert (host.members("svc=web"), host.members("svc=db")) == ([10], [11, 12, 50])
 
 
+def test_one_that_is_moved_after_its_start_is_noticed_when_it_is_visited_again(host: Host) -> None:
+    """Of a move there is no event, and the only scan so far is the one that found everybody."""
+    moved = SeePolicy("svc=moved", 1.0, matchers=parse_matchers(["cgroup=/moved"]))
+    host.discovery.scan((moved,))
+    host.fork(1, 60, b"sh")
+    host.execute(60, b"server", ppid=1)
+    assert host.discovery.follow() == frozenset()
+    host.proc.put(60, b"server", ppid=1, start=100, image=99, cgroup="/moved")
+    assert host.discovery.has_young
+    assert host.discovery.revisit() == {"svc=moved"}
+    assert host.members("svc=moved") == [60]
+    host.discovery.revisit()
+    assert not host.discovery.has_young
+
+
+def test_one_that_started_after_the_first_scan_is_looked_at_anew_in_the_second(host: Host) -> None:
+    moved = SeePolicy("svc=moved", 1.0, matchers=parse_matchers(["cgroup=/moved"]))
+    late = Host(host.proc.root.parent / "late")
+    late.discovery.scan((moved,))
+    late.fork(1, 60, b"server")
+    late.discovery.follow()
+    late.proc.put(60, b"server", ppid=1, start=100, cgroup="/moved")
+    assert [key.pid for key in late.discovery.scan((moved,)).members["svc=moved"]] == [60]
+
+
 def test_a_changed_name_is_noticed_by_its_event(host: Host) -> None:
     host.fork(1, 60, b"sh")
     assert host.discovery.follow() == frozenset()

@@ -15,6 +15,10 @@ from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 GATHER_NS: Final = 20 * NS_PER_MS
 """From one look after events to the next, at least. A new process mostly executes its program within that time."""
 
+REVISIT_NS: Final = 300 * NS_PER_MS
+"""From a look that found new programs to another one at the same processes: service managers move them to their cgroup
+before or right after that, of which no event tells."""
+
 GLANCE_FIRST_NS: Final = 100 * NS_PER_MS
 """Time between glances while processes come and go; doubled after each glance that finds nothing new."""
 
@@ -39,15 +43,19 @@ class Cadence:
     next_look_ns: int = 0
     """With events: when those that wait may be taken. Without: when to glance."""
     next_scan_ns: int = 0
+    revisit_ns: int | None = None
+    """With events: when to look again at those that have executed a program lately, if there are any."""
     _glance_ns: int = GLANCE_FIRST_NS
     _last_cost_ns: int = 0
     _still_ns: int = 0  # time between scans while they find nothing new
 
-    def scanned(self, now_ns: int, cost_ns: int, *, behind: bool = False, changed: bool = True) -> None:
+    def scanned(
+        self, now_ns: int, cost_ns: int, *, behind: bool = False, changed: bool = True, young: bool = False
+    ) -> None:
         """A scan has ended that took ``cost_ns`` of CPU time.
 
         behind: events were lost, so the next is urgent. changed: it found something new; where events tell of nearly
-        everything, scans that find nothing become rarer.
+        everything, scans that find nothing become rarer. young: see ``revisit_ns``.
         """
         # The first scan reads everything and costs ten times what the others do: it says nothing about the next.
         fair_ns = int(min(cost_ns, self._last_cost_ns) / SCAN_PART)
@@ -56,9 +64,22 @@ class Cadence:
         wait_ns = fair_ns if behind else max(self.scan_ns, self._still_ns, fair_ns)
         self.next_scan_ns = now_ns + min(SCAN_LAST_NS, wait_ns)
         self.next_look_ns = max(self.next_look_ns, now_ns + self._look_ns())
+        self._plan_revisit(now_ns, young=young)
 
-    def looked(self, now_ns: int, cost_ns: int, *, changed: bool) -> None:
-        """A look after events, or a glance, has ended; ``changed``: it found something new."""
+    def _plan_revisit(self, now_ns: int, *, young: bool) -> None:
+        if young and self.events and self.revisit_ns is None:
+            self.revisit_ns = now_ns + REVISIT_NS
+
+    @property
+    def next_ns(self) -> int:
+        """When to look at the latest, also if no event comes."""
+        return self.next_scan_ns if self.revisit_ns is None else min(self.next_scan_ns, self.revisit_ns)
+
+    def looked(self, now_ns: int, cost_ns: int, *, changed: bool, young: bool = False) -> None:
+        """A look after events, or a glance, has ended. changed: it found something new. young: see ``revisit_ns``."""
+        if self.revisit_ns is not None and now_ns >= self.revisit_ns:
+            self.revisit_ns = None
+        self._plan_revisit(now_ns, young=young)
         if not self.events:
             longest_ns = min(GLANCE_LAST_NS, max(GLANCE_FIRST_NS, self.scan_ns))
             self._glance_ns = GLANCE_FIRST_NS if changed else min(longest_ns, 2 * self._glance_ns)

@@ -44,6 +44,10 @@ YOUNG_SCANS: Final = 2
 YOUNG_GLANCES: Final = 3
 """Glances right after its first in which a process is looked at again."""
 
+YOUNG_REVISITS: Final = 2
+"""Times that a process which has executed a program is looked at again without any event: there is none of its being
+moved to another cgroup."""
+
 _ANEW: Final = frozenset({"\0"})
 """Stands for the variables that a process was read with, where it must be read in full again: no such are wanted."""
 
@@ -96,6 +100,7 @@ class ProcessCache:
         self._wanted: frozenset[str] = frozenset()
         self._label_revision = reader.labels.revision
         self._scan = 0
+        self._first_scan = False
         self._dirty = False
         self._young: dict[int, int] = {}  # glances left in which it is looked at, by pid
         self._last_pid: int | None = None
@@ -111,6 +116,7 @@ class ProcessCache:
         self._last_pid = self._reader.last_pid()
         pids = self._reader.pids()
         self._scan += 1
+        self._first_scan = self._scan == 1
         self._read_in_full = self._refreshed = self._vanished = self._hidden = self._failed = 0
         if wanted != self._wanted:
             self._wanted = wanted
@@ -124,6 +130,7 @@ class ProcessCache:
             updated = self._update_one(pid, before.get(pid))
             if updated is not None:
                 self._entries[pid] = updated
+        self._first_scan = False
         self._relabel()
         # A pid that came or went changes the number of entries, or was read anew, which sets the mark.
         changed = self._dirty or len(self._entries) != len(before)
@@ -160,7 +167,20 @@ class ProcessCache:
                 looks[pid] = None
             else:
                 looks.pop(pid, None)  # came and went: nothing is left to be read
-        return self._look(looks, executed=batch.executed, due=batch.executed | batch.changed)
+        changes = self._look(looks, executed=batch.executed, due=batch.executed | batch.changed)
+        self._young.update(dict.fromkeys(batch.executed & self._entries.keys(), YOUNG_REVISITS))
+        return changes
+
+    @property
+    def has_young(self) -> bool:
+        """Whether ``revisit`` has anything to look at."""
+        return bool(self._young)
+
+    def revisit(self) -> Changes:
+        """Look once more at the processes that have executed a program lately: in which cgroup they are by now."""
+        young = [pid for pid in self._young if pid in self._entries]
+        self._young = {pid: left - 1 for pid, left in self._young.items() if left > 1}
+        return self._look(dict.fromkeys(young), due=frozenset(young))
 
     def glance(self) -> Changes:
         """Look at the processes that are new or may be, and tell how ``live`` differs from before.
@@ -250,7 +270,7 @@ class ProcessCache:
         facts = None if stat.kernel_thread else self._forked(stat, parent) or self._full(stat)
         # Processes found by the first scan are old on the whole; reading them all again soon would cost for
         # nothing.
-        first_scan = self._scan if self._scan > 1 else -YOUNG_SCANS
+        first_scan = -YOUNG_SCANS if self._first_scan else self._scan
         return _Entry(stat, facts, key, first_scan, self._next_due(stat.pid, first_scan), self._wanted)
 
     def _read_known(self, entry: _Entry, stat: Stat, due: bool) -> _Entry | None:

@@ -112,6 +112,15 @@ class Discovery:
             return frozenset(self.membership.members)
         return self._amend(self._cache.apply(batch), self._forks(batch.parents))
 
+    @property
+    def has_young(self) -> bool:
+        """Whether processes have executed a program lately, and ``revisit`` should come soon."""
+        return self._cache.has_young
+
+    def revisit(self) -> frozenset[str]:
+        """Look at those once more; returns the SEEs whose processes may differ from before."""
+        return self._amend(self._cache.revisit(), self._forks({}))
+
     def glance(self) -> frozenset[str]:
         """Look for processes that came or went; returns the SEEs whose processes may differ from before.
 

@@ -45,6 +45,8 @@ _LOG = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S: Final = 10.0
 LEASE_CHECK_NS: Final = 500 * NS_PER_MS
+SECOND_LOOK_S: Final = 0.25
+"""How soon processes are looked at again after the loop was told to control somebody who had ended by then."""
 END_S: Final = 1.0
 """What tasks get to end once the loop or the guard is gone."""
 
@@ -82,6 +84,7 @@ class LinkApp:
         self._told: set[tuple[int, int, bool]] = set()
         self._spans: dict[tuple[int, int, bool], Span] = {}
         self._report_interval_ns = NS_PER_S
+        self._second_look: asyncio.TimerHandle | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session = ControllerSession(
             settings.controllers, self._hello, self._on_targets, self._on_interval, self._on_renewal
@@ -196,8 +199,10 @@ class LinkApp:
         sent = self._dispatcher.sent
         current = sent is not None and (sent.epoch, sent.generation) == (loop.epoch, loop.generation)
         if sent is not None and current and any(order.name not in loop.principals for order in sent.principals):
-            # Gone before the loop came to it: ordered again with the next scan, should it still be there then.
+            # Gone before the loop came to it. What has taken its place since may look the same to us.
             self._dispatcher.forget()
+            if self._second_look is None:
+                self._second_look = asyncio.get_running_loop().call_later(SECOND_LOOK_S, self._look_again)
         scanner = self._scanner
         members = scanner.members if scanner is not None else {}
         problems = {**(scanner.problems if scanner is not None else {}), **self._order_problems}
@@ -208,6 +213,10 @@ class LinkApp:
         self._metrics.update(loop, report)
         self._session.send(codec.report_message(report))
         self._confirm(loop)
+
+    def _look_again(self) -> None:
+        self._second_look = None
+        self._rescan()
 
     def _busy_cores(self, times: CpuTimes) -> float:
         """CPUs in use since the last call."""

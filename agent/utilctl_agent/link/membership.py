@@ -65,7 +65,13 @@ class MembershipScanner:
         self._take_over(membership.members)
         changed = before != (self.members, self.problems)
         cost_ns = time.thread_time_ns() - begin_ns
-        self.cadence.scanned(time.monotonic_ns(), cost_ns, behind=self._discovery.behind, changed=changed)
+        self.cadence.scanned(
+            time.monotonic_ns(),
+            cost_ns,
+            behind=self._discovery.behind,
+            changed=changed,
+            young=self._discovery.has_young,
+        )
 
     def look(self) -> bool:
         """Look at what came, changed or went since the last look; True if anything that is ours differs.
@@ -74,9 +80,13 @@ class MembershipScanner:
         """
         begin_ns = time.thread_time_ns()
         touched = self._discovery.glance() if self._events is None else self._discovery.follow()
+        revisit_ns = self.cadence.revisit_ns
+        if revisit_ns is not None and time.monotonic_ns() >= revisit_ns:
+            touched |= self._discovery.revisit()
         if touched:
             self._take_over(touched)
-        self.cadence.looked(time.monotonic_ns(), time.thread_time_ns() - begin_ns, changed=bool(touched))
+        cost_ns = time.thread_time_ns() - begin_ns
+        self.cadence.looked(time.monotonic_ns(), cost_ns, changed=bool(touched), young=self._discovery.has_young)
         return bool(touched)
 
     def close(self) -> None:

@@ -76,14 +76,14 @@ class MembershipWatch:
             await self._sleep_until(cadence.next_scan_ns)
             return
         await self._sleep_until(min(cadence.next_look_ns, cadence.next_scan_ns))
-        if fd is None or self._rescan or time.monotonic_ns() >= cadence.next_scan_ns:
+        if fd is None or self._rescan or time.monotonic_ns() >= cadence.next_ns:
             return
         if select.select([fd], [], [], 0)[0]:
             return
         events = asyncio.get_running_loop()
         events.add_reader(fd, self._stir, fd)
         try:
-            stirred = await self._sleep_until(cadence.next_scan_ns)
+            stirred = await self._sleep_until(cadence.next_ns)
         finally:
             events.remove_reader(fd)
         if stirred:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
+from utilctl_agent.breaths import Breaths
 from utilctl_agent.gang import Gang
 from utilctl_agent.holding import MOST_LOOKS, Faults, HoldWatch
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
@@ -60,18 +61,16 @@ class Engine:
     problems: dict[str, str] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)  # whose last pause or resume was: a look at it shows nothing
     _governor: PauseGovernor = field(init=False)
+    _breaths: Breaths = field(init=False)
     _holds: HoldWatch = field(default_factory=HoldWatch)
     _groups: dict[str, Group] = field(default_factory=dict)
     _specs: dict[str, PrincipalSpec] = field(default_factory=dict)
     _watched: set[str] = field(default_factory=set)  # measured only
     _last_wait_ns: dict[str, int] = field(default_factory=dict)
-    _base_ns: dict[str, int] = field(
-        default_factory=dict
-    )  # the group's CPU time that is not counted as the principal's
+    _base_ns: dict[str, int] = field(default_factory=dict)  # CPU time of the group that is not the principal's
     _plan: tuple[Turn, ...] = ()
-    _switches: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (now_ns, cpu_ns), those of the plan, carried out and not yet told to the core
+    # (now_ns, cpu_ns) of the switches of the plan that were carried out and not yet told to the core.
+    _switches: list[tuple[int, int]] = field(default_factory=list)
     _failed: bool = False  # the turn that goes on does not use what it was expected to
     _switch_ns: int = 0  # when the next one is due
     _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
@@ -82,6 +81,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self._governor = PauseGovernor(self.pause_settings)
+        self._breaths = Breaths(self._governor)
 
     def put(self, spec: PrincipalSpec, now_ns: int, group: Group | None = None, *, observe: bool = False) -> None:
         """Add a principal with its group, change its spec, or exchange its group (the old one is closed).
@@ -130,6 +130,7 @@ class Engine:
         self._release(name, now_ns)
         self._watched.discard(name)
         del self._groups[name], self._base_ns[name], self._specs[name]
+        self._breaths.forget(name)
         self._last_wait_ns.pop(name, None)
         group.close()
 
@@ -182,8 +183,7 @@ class Engine:
         readings: dict[str, Reading] = {}
         groups = self._groups
         try:
-            for name in self._governor.ending(now_ns):
-                readings[name] = groups[name].read(observe=False)
+            readings.update(self._breaths.over(groups, now_ns))
             for name, observe in self.scheduler.due(now_ns).items():
                 readings[name] = groups[name].read(observe=observe)
         except (GroupGoneError, MechanismError):
@@ -197,6 +197,7 @@ class Engine:
         pause, resume, breath_ns = self._governor.apply(decision, now_ns)
         # Resume first: on a full host the CPU then always has somebody to run.
         for name in resume:
+            self._breaths.begin(name, groups[name])
             if self._act(name, groups[name].resume):
                 gone += (name,)
         for name in pause:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utilctl_agent.alps.model import CoreSettings, Decision, PrincipalSpec
-from utilctl_agent.alps.pauses import BREATH_NS, PauseGovernor, PauseSettings, Switches
+from utilctl_agent.alps.pauses import BREATH_NS, LONGEST_BREATH_NS, PauseGovernor, PauseSettings, Switches
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.engine import Engine
 from utilctl_agent.testing import SimulatedHost, Spin
@@ -82,6 +82,30 @@ class TestBreaths:
         governor.tick(MAX - MARGIN)
         assert governor.apply(free("a"), MAX - MARGIN + 1) == Switches((), (), None)
         assert governor.tick(MAX) == Switches((), (), None)
+
+    def test_who_has_not_got_a_cpu_in_its_breath_breathes_on_for_a_while(self) -> None:
+        governor = Governor()
+        governor.apply(hold("a"), 0)
+        governor.tick(MAX - MARGIN)
+        now_ns = MAX - MARGIN
+        while True:
+            now_ns += BREATH_NS
+            assert governor.ending(now_ns) == ["a"]
+            if not governor.prolong("a", now_ns):
+                break
+            assert governor.tick(now_ns) == Switches((), (), now_ns + BREATH_NS)
+            assert governor.breathes("a")
+        assert now_ns == MAX - MARGIN + LONGEST_BREATH_NS
+        assert governor.tick(now_ns).pause == ("a",)
+
+    def test_a_longer_breath_does_not_keep_others_from_ending_theirs(self) -> None:
+        governor = Governor()
+        governor.apply(hold("a"), 0)
+        governor.apply(hold("b"), 1)
+        governor.tick(MAX - MARGIN + 1)
+        now_ns = MAX - MARGIN + 1 + BREATH_NS
+        assert governor.prolong("a", now_ns)
+        assert governor.tick(now_ns) == Switches(("b",), (), now_ns + BREATH_NS)
 
     def test_each_pause_has_its_own_bound(self) -> None:
         governor = Governor()
@@ -199,3 +223,21 @@ def test_however_small_its_share_a_principal_is_never_paused_beyond_the_bound(sh
     assert 0 < longest_ns <= MAX
     engine.close()
     host.assert_clean()
+
+
+def test_on_a_full_host_a_breath_lasts_until_its_owner_has_got_a_cpu() -> None:
+    """The other one's slice is longer than a breath: let go for a breath alone, it would not have run for seconds."""
+    host = SimulatedHost(slice_ns=8 * NS_PER_MS)
+    engine = Engine(TurnScheduler(CoreSettings()), PauseSettings(MAX, MARGIN))
+    small, big = host.group("small", Spin()), host.group("big", Spin())
+    engine.put(PrincipalSpec("small", 0.01), 0, small)
+    engine.put(PrincipalSpec("big", 10), 0, big)
+    next_ns = used_ns = ran_ns = longest_ns = 0
+    while host.now_ns() < 20 * NS_PER_S:
+        if host.now_ns() >= next_ns:
+            next_ns = engine.step(host.now_ns()).next_wake_ns
+        host.advance_to(min(next_ns, host.now_ns() + NS_PER_MS))
+        if small.used_ns > used_ns:
+            used_ns, ran_ns = small.used_ns, host.now_ns()
+        longest_ns = max(longest_ns, host.now_ns() - ran_ns)
+    assert longest_ns <= MAX

@@ -46,13 +46,13 @@ class Observer:
         self._gone: set[int] = set()
 
     def __enter__(self) -> Observer:
-        units: list[tuple[str, str | int]] = []
+        units: list[tuple[str, str | int, int]] = []
         for target in self.targets:
             if target.cgroup is not None:
-                units.append((target.kind, str(target.cgroup)))
+                units.append((target.kind, str(target.cgroup), target.pids[0]))
                 self.names.append(target.name)
             else:
-                units += [("process", pid) for pid in target.pids]
+                units += [("process", pid, pid) for pid in target.pids]
                 self.names += [f"{target.name}/{pid}" for pid in target.pids]
         self._folder = tempfile.TemporaryDirectory(prefix="utilctl-chaos-")
         clock, log = Path(self._folder.name, "clock"), Path(self._folder.name, "log")
@@ -83,6 +83,11 @@ class Observer:
         self._clock.close()
         self._log.close()
         self._folder.cleanup()
+
+    @property
+    def watcher_pid(self) -> int:
+        """The process that watches."""
+        return self._watcher.pid
 
     def see_until(self, instant_ns: int) -> None:
         """Wait until everything up to then is known."""

@@ -12,7 +12,7 @@ import pytest
 from chaos.campaign import who_does_not_run
 from chaos.observer import Observer
 from chaos.report import percentile
-from chaos.targets import Kind, Target, let_everybody_run, possible_kinds, targets
+from chaos.targets import Kind, Target, cpu_ns, let_everybody_run, possible_kinds, targets
 from support.processes import freeze, is_stopped, thaw, wait_until
 from utilctl_common.quantities import NS_PER_MS
 
@@ -51,6 +51,30 @@ def test_a_pause_is_seen_and_never_taken_for_shorter_than_it_was(kind: Kind) -> 
         assert pause.begin_ns <= seen_ns
         assert pause.end_ns is not None
         assert pause.end_ns >= held_until_ns
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", ["v2", "v1", "signal"])
+def test_one_that_is_let_go_and_paused_again_between_two_readings_is_seen_to_have_run(kind: Kind) -> None:
+    if kind not in possible_kinds():
+        pytest.skip("not possible here, or not without root")
+    with targets({kind: 1}, CPU) as (held,), Observer([held]) as observer:
+        begin_ns = time.monotonic_ns()
+        let_go = hold(held)
+        wait_until(lambda: bool(observer.paused()), "it is paused")
+        time.sleep(HELD_NS / 1e9)
+        os.kill(observer.watcher_pid, signal.SIGSTOP)
+        before_ns = cpu_ns(held)
+        let_go()
+        wait_until(lambda: cpu_ns(held) > before_ns, "it runs")
+        let_go = hold(held)
+        os.kill(observer.watcher_pid, signal.SIGCONT)
+        wait_until(lambda: bool(observer.paused()) and len(observer.pauses(begin_ns)) == 2, "two pauses are seen")
+        first, second = observer.pauses(begin_ns)
+        assert first.end_ns is not None
+        assert second.begin_ns < first.end_ns, "neither is taken for shorter than it was"
+        assert second.end_ns is None
+        let_go()
 
 
 @pytest.mark.kernel

@@ -15,7 +15,9 @@ from utilctl_agent.alps.model import Decision, Turn
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 BREATH_NS: Final = 2 * NS_PER_MS
-"""How long a breath lasts. Arbitrary: long enough to be scheduled at once, 0.2 % of the default bound."""
+"""How long a breath lasts. Arbitrary: mostly long enough to be scheduled at once, 0.2 % of the default bound."""
+LONGEST_BREATH_NS: Final = 20 * NS_PER_MS
+"""How long it lasts at most for one that has not got a CPU in it: on a full host, being let go is not yet running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class PauseGovernor:
     _due_ns: int | None = None  # when the next breath begins or ends
     _paused_since_ns: dict[str, int] = field(default_factory=dict)
     _breath_until_ns: dict[str, int] = field(default_factory=dict)
+    _breath_since_ns: dict[str, int] = field(default_factory=dict)  # of all whose last pause ended with a breath
     _paused_total_ns: dict[str, int] = field(default_factory=dict)
 
     def apply(self, decision: Decision, now_ns: int) -> Switches:
@@ -81,6 +84,21 @@ class PauseGovernor:
             ended.append(name)
         return ended
 
+    def breathes(self, name: str) -> bool:
+        """Whether ``name`` runs for a breath only."""
+        return name in self._breath_until_ns
+
+    def prolong(self, name: str, now_ns: int) -> bool:
+        """``name``, whose breath is over, has not got a CPU in it: let it last longer. False if it lasted too long."""
+        until_ns = now_ns + BREATH_NS
+        if until_ns - self._breath_since_ns[name] > LONGEST_BREATH_NS:
+            return False
+        # At the end: nobody's breath that began before ends later.
+        del self._breath_until_ns[name]
+        self._breath_until_ns[name] = until_ns
+        self._due_ns = None
+        return True
+
     def reach_ns(self, plan: Sequence[Turn]) -> int | None:
         """How far ``plan`` may be carried out before a breath is due; None: to its end."""
         if self._breath_until_ns:
@@ -110,6 +128,7 @@ class PauseGovernor:
     def forget(self, name: str, now_ns: int) -> bool:
         """Drop a principal that goes away; True if it is paused and must be resumed by the caller."""
         self._breath_until_ns.pop(name, None)
+        self._breath_since_ns.pop(name, None)
         self._due_ns = None
         was_paused = name in self._paused_since_ns
         if was_paused:
@@ -155,6 +174,7 @@ class PauseGovernor:
                 return Switches(pause, resume, self._due_ns)
             self._end(name, now_ns)
             breaths[name] = now_ns + BREATH_NS
+            self._breath_since_ns[name] = now_ns
             resume.append(name)
             wake_ns = now_ns + BREATH_NS if wake_ns is None else wake_ns
         self._due_ns = wake_ns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from utilctl_cli.documents import (
     ApplyDocument,
@@ -49,6 +49,24 @@ class WriteTerms:
     dry_run: bool
 
 
+class _TermFields(TypedDict):
+    """The fields that requests for a write of one SEE have in common."""
+
+    changed_by: str
+    reason: str
+    if_version: int | None
+    dry_run: bool
+
+
+def _term_fields(terms: WriteTerms) -> _TermFields:
+    return {
+        "changed_by": terms.changed_by,
+        "reason": terms.reason,
+        "if_version": terms.if_version,
+        "dry_run": terms.dry_run,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class ShareChange:
     """What to change of one SEE. None keeps what is stored; ``clear_cap`` removes the cap; empty ``matchers``
@@ -73,10 +91,7 @@ def set_share_request(change: ShareChange, terms: WriteTerms) -> control_pb2.Set
         clear_cap=change.clear_cap,
         mode=change.mode,
         set_matchers=change.matchers is not None,
-        changed_by=terms.changed_by,
-        reason=terms.reason,
-        if_version=terms.if_version,
-        dry_run=terms.dry_run,
+        **_term_fields(terms),
     )
     request.matchers.extend(_matcher_message(matcher) for matcher in change.matchers or ())
     return request
@@ -111,36 +126,17 @@ def apply_request(file: PolicyFileContent, *, prune: bool, terms: WriteTerms) ->
 
 def hold_request(see: str, duration_ns: int, terms: WriteTerms) -> control_pb2.HoldRequest:
     """The wire form of a hold."""
-    return control_pb2.HoldRequest(
-        see=see,
-        duration_ns=duration_ns,
-        changed_by=terms.changed_by,
-        reason=terms.reason,
-        if_version=terms.if_version,
-        dry_run=terms.dry_run,
-    )
+    return control_pb2.HoldRequest(see=see, duration_ns=duration_ns, **_term_fields(terms))
 
 
 def release_request(see: str, terms: WriteTerms) -> control_pb2.ReleaseRequest:
     """The wire form of a release."""
-    return control_pb2.ReleaseRequest(
-        see=see,
-        changed_by=terms.changed_by,
-        reason=terms.reason,
-        if_version=terms.if_version,
-        dry_run=terms.dry_run,
-    )
+    return control_pb2.ReleaseRequest(see=see, **_term_fields(terms))
 
 
 def delete_request(see: str, terms: WriteTerms) -> control_pb2.DeleteSeeRequest:
     """The wire form of a deletion."""
-    return control_pb2.DeleteSeeRequest(
-        see=see,
-        changed_by=terms.changed_by,
-        reason=terms.reason,
-        if_version=terms.if_version,
-        dry_run=terms.dry_run,
-    )
+    return control_pb2.DeleteSeeRequest(see=see, **_term_fields(terms))
 
 
 def set_share_document(response: control_pb2.SetShareResponse) -> SetShareDocument:

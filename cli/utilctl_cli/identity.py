@@ -1,9 +1,10 @@
-"""Who makes a change, for the history."""
+"""Who makes a change, and on what terms."""
 
 from __future__ import annotations
 
 import os
 
+from utilctl_cli.codec import WriteTerms
 from utilctl_cli.options import text_for_the_wire
 
 
@@ -23,3 +24,8 @@ def changed_by() -> str:
     except (KeyError, OSError):  # a container's user id without a passwd entry
         user = f"uid-{os.getuid()}"
     return text_for_the_wire("the user's name")(f"{user}@{socket.gethostname()}")
+
+
+def write_terms(reason: str, if_version: int | None, *, dry_run: bool) -> WriteTerms:
+    """The terms of a write by whoever runs this command. Raises UsageError as ``changed_by`` does."""
+    return WriteTerms(changed_by(), reason, if_version, dry_run)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.agents import PYTHON, agent, capping_controller, part, service, stop
+from support.agents import PYTHON, agent, part, problem_of, service, stop
 from support.commands import Command
 from support.controller_server import RunningController
 from support.guarded import Mechanism, time_until_resumed
@@ -24,13 +24,6 @@ from utilctl_proto.v1 import control_pb2
 pytestmark = pytest.mark.kernel
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
-
-
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[RunningController]:
-    """A controller that caps the one service."""
-    with capping_controller(tmp_path / "policy.db") as running:
-        yield running
 
 
 @pytest.mark.root
@@ -226,12 +219,6 @@ def every(step_s: float, duration_s: float) -> Iterator[None]:
     while time.monotonic() < end:
         yield
         time.sleep(step_s)
-
-
-def problem_of(running: RunningController, see: str) -> str:
-    """What the agent says about a service."""
-    answer = running.control.Explain(control_pb2.ExplainRequest(see=see))
-    return " ".join(host.problem for host in answer.service.per_host)
 
 
 @pytest.mark.root

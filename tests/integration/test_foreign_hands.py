@@ -5,33 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from support.agents import SEE, agent, capping_controller, service, stop
+from support.agents import SEE, agent, problem_of, service, stop
 from support.commands import run
 from support.controller_server import RunningController
 from support.guarded import Mechanism, Subject
 from support.processes import temporary_cgroup, wait_until
-from utilctl_proto.v1 import control_pb2
 
 pytestmark = [pytest.mark.kernel, pytest.mark.root]
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: cgroups are made")
-
-
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[RunningController]:
-    with capping_controller(tmp_path / "policy.db") as running:
-        yield running
-
-
-def problem(controller: RunningController) -> str:
-    """What the agent says is wrong with the service."""
-    answer = controller.control.Explain(control_pb2.ExplainRequest(see=SEE))
-    return " ".join(host.problem for host in answer.service.per_host)
 
 
 def resume_from_outside(held: Subject) -> None:
@@ -54,7 +39,7 @@ def test_who_resumes_what_is_held_back_is_told_and_not_fought_over(
     ):
         wait_until(held.all_paused, "it is held back")
         deadline = time.monotonic() + 30
-        while "somebody else" not in problem(controller):
+        while "somebody else" not in problem_of(controller, SEE):
             assert time.monotonic() < deadline, "nobody noticed"
             until = time.monotonic() + 0.3
             while time.monotonic() < until:
@@ -65,6 +50,6 @@ def test_who_resumes_what_is_held_back_is_told_and_not_fought_over(
         assert "by somebody else" in " ".join(explained.stdout.split())
         # It is let run for a second at least, and held back again once they leave it alone.
         wait_until(held.all_paused, "it is held back again")
-        wait_until(lambda: problem(controller) == "", "the reason goes once pauses hold")
+        wait_until(lambda: problem_of(controller, SEE) == "", "the reason goes once pauses hold")
         assert stop(command).code == 0
         assert not held.any_paused()

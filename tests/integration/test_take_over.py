@@ -7,12 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.agents import PYTHON, agent, capping_controller, part, service, stop
+from support.agents import PYTHON, agent, part, service, stop
 from support.commands import Command
 from support.controller_server import RunningController
 from support.guarded import Mechanism, Subject
@@ -31,13 +30,6 @@ pytestmark = [
 
 GENEROUS_NS = NS_PER_S
 """What a busy test machine may add to any of the promised times."""
-
-
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[RunningController]:
-    """A controller that caps the one service."""
-    with capping_controller(tmp_path / "policy.db") as running:
-        yield running
 
 
 class Observer:

@@ -56,6 +56,12 @@ def service(cgroup: Path, mechanism: Mechanism = "freezer", *, user: str | None 
             yield Subject(SEE, tuple(processes), cgroup if mechanism == "freezer" else None)
 
 
+def problem_of(controller: RunningController, see: str) -> str:
+    """What the agents say is wrong with a service; empty if nothing is."""
+    answer = controller.control.Explain(control_pb2.ExplainRequest(see=see))
+    return " ".join(host.problem for host in answer.service.per_host)
+
+
 def part(command: Command, module: str) -> int:
     """The pid of that part of a running agent; 0 if it does not run."""
     for pid in command.processes():

@@ -71,13 +71,12 @@ def apply(
     children. If somebody else changes one of the services meanwhile, nothing is changed (exit code 4).
     """
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import apply_words
     from utilctl_common.policy_file import load_policies
 
     content = load_policies(file)
-    terms = WriteTerms(changed_by(), reason, if_version, dry_run)
+    terms = write_terms(reason, if_version, dry_run=dry_run)
     emit(ControllerClient(controller, timeout_ns).apply(content, prune=prune, terms=terms), output, apply_words)
 
 
@@ -101,13 +100,12 @@ def diff(file: Path, prune: bool, exit_code: bool, output: str, controller: tupl
     or none.
     """
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import apply_words
     from utilctl_common.policy_file import load_policies
 
     content = load_policies(file)
-    terms = WriteTerms(changed_by(), "", None, dry_run=True)
+    terms = write_terms("", None, dry_run=True)
     document = ControllerClient(controller, timeout_ns).apply(content, prune=prune, terms=terms)
     emit(document, output, apply_words)
     if exit_code and document["changes"]:

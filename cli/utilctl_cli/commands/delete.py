@@ -37,9 +37,8 @@ def delete(
 ) -> None:
     """Stop managing SERVICE: its processes run on, held back by nothing. Its history stays."""
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import delete_words
 
-    terms = WriteTerms(changed_by(), reason, if_version, dry_run)
+    terms = write_terms(reason, if_version, dry_run=dry_run)
     emit(ControllerClient(controller, timeout_ns).delete(see, terms), output, delete_words)

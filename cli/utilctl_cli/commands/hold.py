@@ -47,11 +47,10 @@ def hold(
     it are not held with it.
     """
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import hold_document_words
 
-    terms = WriteTerms(changed_by(), reason, if_version, dry_run)
+    terms = write_terms(reason, if_version, dry_run=dry_run)
     emit(ControllerClient(controller, timeout_ns).hold(see, duration_ns, terms), output, hold_document_words)
 
 
@@ -75,9 +74,8 @@ def release(
 ) -> None:
     """End the hold of SERVICE now: rebalancing moves it again."""
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import release_words
 
-    terms = WriteTerms(changed_by(), reason, if_version, dry_run)
+    terms = write_terms(reason, if_version, dry_run=dry_run)
     emit(ControllerClient(controller, timeout_ns).release(see, terms), output, release_words)

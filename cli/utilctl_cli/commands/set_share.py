@@ -108,8 +108,8 @@ def set_share(
     if share is None and floor_cores is None and cap is None and matchers is None and mode is None:
         raise UsageError("nothing to set", hint=f"write for example 'utilctl set-share {see} 3'")
     from utilctl_cli.client import ControllerClient
-    from utilctl_cli.codec import ShareChange, WriteTerms
-    from utilctl_cli.identity import changed_by
+    from utilctl_cli.codec import ShareChange
+    from utilctl_cli.identity import write_terms
     from utilctl_cli.wording import set_share_words
 
     change = ShareChange(
@@ -121,7 +121,7 @@ def set_share(
         mode=mode,
         matchers=matchers,
     )
-    terms = WriteTerms(changed_by(), reason, if_version, dry_run)
+    terms = write_terms(reason, if_version, dry_run=dry_run)
     emit(ControllerClient(controller, timeout_ns).set_share(change, terms), output, set_share_words)
 
 

@@ -34,7 +34,7 @@ class Breaths:
             reading = groups[name].read(observe=False)
             began_cpu_ns = self._cpu_ns.pop(name, None)
             if reading.cpu_ns == began_cpu_ns and self._governor.prolong(name, now_ns):
-                self._cpu_ns[name] = began_cpu_ns
+                self._cpu_ns[name] = reading.cpu_ns
             else:
                 readings[name] = reading
         return readings

@@ -30,6 +30,13 @@ def hold(target: Target) -> Callable[[], None]:
     return lambda: os.kill(target.pids[0], signal.SIGCONT)
 
 
+def is_still(target: Target) -> bool:
+    """Whether its first process gets no CPU."""
+    before_ns = cpu_ns(target)
+    time.sleep(0.05)
+    return cpu_ns(target) == before_ns
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("kind", ["v2", "v1", "signal"])
 def test_a_pause_is_seen_and_never_taken_for_shorter_than_it_was(kind: Kind) -> None:
@@ -64,10 +71,12 @@ def test_one_that_is_let_go_and_paused_again_between_two_readings_is_seen_to_hav
         wait_until(lambda: bool(observer.paused()), "it is paused")
         time.sleep(HELD_NS / 1e9)
         os.kill(observer.watcher_pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(observer.watcher_pid), "the watcher looks away")
         before_ns = cpu_ns(held)
         let_go()
         wait_until(lambda: cpu_ns(held) > before_ns, "it runs")
         let_go = hold(held)
+        wait_until(lambda: is_still(held), "it stands still again")
         os.kill(observer.watcher_pid, signal.SIGCONT)
         wait_until(lambda: bool(observer.paused()) and len(observer.pauses(begin_ns)) == 2, "two pauses are seen")
         first, second = observer.pauses(begin_ns)

@@ -26,6 +26,13 @@ def bucket_ns(principal: Principal, settings: CoreSettings, cycle_ns: int) -> in
     return round(cap_of(principal) * max(settings.quantum_ns, cycle_ns // settings.cores))
 
 
+def fill(principal: Principal, elapsed_ns: int, settings: CoreSettings, cycle_ns: int) -> int:
+    """Let time pass for the bucket of ``principal``; returns what it holds when it is full."""
+    most_ns = bucket_ns(principal, settings, cycle_ns)
+    principal.cap_budget_ns = min(most_ns, principal.cap_budget_ns + round(cap_of(principal) * elapsed_ns))
+    return most_ns
+
+
 def caps_due_ns(capped: Collection[Principal], settings: CoreSettings, cycle_ns: int) -> int:
     """Time until a bucket can run dry, or, if it is dry, until it is half full.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, Principal
@@ -60,3 +60,13 @@ def cycles_until_ready(principals: Iterable[Principal]) -> int:
             cycles = missing_ns // principal.allotment_ns + 1
             least = cycles if least == 0 or cycles < least else least
     return max(1, least)
+
+
+def begin_cycle(principals: Collection[Principal], now_ns: int, *, cores: int, least_ns: int) -> None:
+    """What everybody may use from now on: what is carried over, and an allotment, or more until somebody can run."""
+    for principal in principals:
+        carry_over(principal, now_ns, cores=cores, least_ns=least_ns)
+    cycles = cycles_until_ready(principals)
+    for principal in principals:
+        principal.allowance_ns += cycles * principal.allotment_ns
+        principal.turns = 0

@@ -22,14 +22,14 @@ hungry one is admitted beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 from utilctl_agent.alps import lead, lights, together
 from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
-from utilctl_agent.alps.caps import bucket_ns, cap_of, caps_due_ns
-from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, carry_over, cycles_until_ready, fills, threshold_ns
+from utilctl_agent.alps.caps import caps_due_ns, fill
+from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, begin_cycle, fills, threshold_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
+from utilctl_agent.alps.lagging import IDLING, Lagging, prove
 from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
 from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, Rules, plan_turns
@@ -37,10 +37,6 @@ from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED,
 from utilctl_agent.alps.roles import Roles
 from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
 from utilctl_agent.alps.together import SharedTurn
-from utilctl_agent.alps.unsettled import Unsettled
-
-IDLING: Final = 0.9
-"""A principal that used less than this of its time in a turn, alone on its cores, is observed at once."""
 
 
 class TurnScheduler:
@@ -65,9 +61,8 @@ class TurnScheduler:
         self._lead = Lead(lead.MOST_NS * settings.cores)
         self._unseen_ns = self._lead.most_ns + settings.cores * settings.reading_error_ns
         self._plan: list[PlannedTurn] = []
-        self._lags = settings.reading_error_ns > 0
-        self._unsettled = Unsettled()
-        self._settles: Principal | None = None  # whom the first switch of the plan reads
+        self._lagging = Lagging(settings, self._accounts, self._lead)
+        self._unsettled = self._lagging.unsettled
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -156,8 +151,8 @@ class TurnScheduler:
         self._plan = self._planned(now_ns)
         if self._plan:
             plan = tuple(planned.turn for planned in self._plan)
-            self._settles = next(iter(self._unsettled.names.values()), None)
-            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lags)
+            self._lagging.plan_begins()
+            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lagging.on)
         idle = not self._caps and lights.idle(self._lights.values(), len(self._principals))
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed, idle=idle)
 
@@ -168,7 +163,7 @@ class TurnScheduler:
             principal.last_ns = principal.turn_began_ns = now_ns
             principal.turn_used_ns = principal.used_ns
         else:
-            if self._lags:
+            if self._lagging.on:
                 self._unsettled.add(principal)
             principal.ineligible_since_ns = now_ns
             principal.observed_others_ns += others_ns - principal.others_mark_ns
@@ -192,7 +187,7 @@ class TurnScheduler:
         (current,) = self._turn.values()
         # Others are observed in their own turns: a plan ends where one is not used. Where readings lag, that would show
         # too late.
-        if any(p.observe_at_ns == 0 for p in (everybody if self._lags else (current,))):
+        if any(p.observe_at_ns == 0 for p in (everybody if self._lagging.on else (current,))):
             return []
         if any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):
             return []
@@ -205,7 +200,7 @@ class TurnScheduler:
             slack_ns=self._lead.most_ns * settings.cores,
             aim_ns=lead.AIM_NS,
             horizon_ns=horizon_ns,
-            longest_ns=HORIZON_NS if self._lags else settings.max_sleep_ns,
+            longest_ns=HORIZON_NS if self._lagging.on else settings.max_sleep_ns,
             floor_ns=lambda allowance_ns, turns: floor_ns(allowance_ns, turns, self._rounds),
             threshold_ns=threshold_ns,
             together_from_ns=round(together.TOGETHER_FROM * ROUND_NS),
@@ -228,8 +223,8 @@ class TurnScheduler:
         closed: list[CycleRecord] = []
         for switch, ended, begun in zip(switches, self._plan, self._plan[1:], strict=False):
             now_ns = switch.now_ns
-            if self._lags:
-                closed += self._settle_last(ended.places[0].principal, switch)
+            if self._lagging.on:
+                closed += self._lagging.settle_last(ended.places[0].principal, switch)
             else:
                 self._charge_turn(ended, switch)
             if begun.places is ended.places:
@@ -253,7 +248,7 @@ class TurnScheduler:
             self._held_back = True
         self._roles.moved.clear()
         self._plan = []
-        if failed and not self._lags:
+        if failed and not self._lagging.on:
             self._glance_early()
             for principal in self._turn.values():
                 principal.observe_at_ns = 0
@@ -267,49 +262,9 @@ class TurnScheduler:
             if len(ended.places) > 1:
                 proven(place.principal)
         if len(ended.places) == 1:
-            self._prove(ended.places[0].principal, elapsed_ns, used_ns, planned=ended is not self._plan[0])
-
-    def _settle_last(self, principal: Principal, switch: Switch) -> list[CycleRecord]:
-        """At the end of the turn of ``principal``, account for the turn before it."""
-        closed: list[CycleRecord] = []
-        if self._settles is not None:
-            self._settle(self._settles, switch.cpu_ns)
-            closed += self._unsettled.completed()
-        self._settles = principal
-        turn_ns = switch.now_ns - principal.turn_began_ns - self._lead.planned_ns
-        principal.pending_ns = max(0, turn_ns * self._cores - principal.used_ns + principal.turn_used_ns)
-        return closed
-
-    def _prove(self, principal: Principal, elapsed_ns: int, used_ns: int, *, planned: bool) -> None:
-        """A turn was used to the full: that needs no observation, and tells what the loop itself takes."""
-        self._lead.learn(elapsed_ns - used_ns // self._cores, planned=planned)
-        proven(principal)
-        principal.rate_cores = max(principal.rate_cores, used_ns / max(1, elapsed_ns))
-
-    # -- readings that lag --------------------------------------------------------------------------------------
-
-    def _settle(self, principal: Principal, cpu_ns: int) -> None:
-        """Account for all that ``principal`` has used in the turn that ended some time ago."""
-        if principal.spec.name not in self._unsettled.names:
-            return
-        used_ns = self._accounts.charge(principal, principal.ineligible_since_ns, cpu_ns)
-        principal.pending_ns = 0
-        turn_ns = principal.ineligible_since_ns - principal.turn_began_ns
-        turn_used_ns = principal.used_ns - principal.turn_used_ns
-        if principal.hungry:
-            if turn_used_ns + self._lead.most_ns * self._cores < IDLING * principal.rate_cores * turn_ns:
-                principal.observe_at_ns = 0
-            elif principal.streak >= TRUSTED and fills(principal, self._cores):
-                self._prove(principal, turn_ns, turn_used_ns, planned=principal.due_ns > 0)
-        self._unsettled.settle(principal, used_ns)
-
-    def _lagging_ns(self, principal: Principal, now_ns: int) -> int:
-        """What ``principal``, in its turn, has probably used beyond what was read."""
-        if not self._lags:
-            return 0
-        expected_ns = round((now_ns - principal.turn_began_ns) * principal.rate_cores)
-        most_ns = self._settings.reading_error_ns * self._cores
-        return min(most_ns, max(0, expected_ns - principal.used_ns + principal.turn_used_ns))
+            planned = ended is not self._plan[0]
+            (place,) = ended.places
+            prove(place.principal, self._lead, self._cores, elapsed_ns=elapsed_ns, used_ns=used_ns, planned=planned)
 
     # -- accounting ---------------------------------------------------------------------------------------------
 
@@ -323,7 +278,7 @@ class TurnScheduler:
                 continue
             cpu_ns, wait_ns, blocked = reading
             if name in self._unsettled.names:
-                self._settle(principal, cpu_ns)
+                self._lagging.settle(principal, cpu_ns)
                 continue
             if not principal.eligible:
                 self._charge_breath(principal, cpu_ns)
@@ -338,7 +293,12 @@ class TurnScheduler:
                     self._glance_early()
                 elif 0 < principal.due_ns <= now_ns and elapsed_ns - used_ns <= self._lead.most_ns:
                     self._lead.learn(elapsed_ns - used_ns, planned=False)
-                    if principal.hungry and not principal.proof_ns and elapsed_ns >= MIN_TURN_NS and not self._lags:
+                    if (
+                        principal.hungry
+                        and not principal.proof_ns
+                        and elapsed_ns >= MIN_TURN_NS
+                        and not self._lagging.on
+                    ):
                         principal.streak = TRUSTED  # a turn used to its end says more than any observation
             elif principal.role == "light" and not principal.active and principal.observed_ns >= half_quantum_ns:
                 lights.glanced(principal, self._settings, self._accounts.use())
@@ -364,8 +324,7 @@ class TurnScheduler:
         elapsed_ns = 0 if self._caps_filled_ns is None else now_ns - self._caps_filled_ns
         self._caps_filled_ns = now_ns
         for principal in self._caps:
-            most_ns = bucket_ns(principal, self._settings, self._accounts.allotted_ns)
-            principal.cap_budget_ns = min(most_ns, principal.cap_budget_ns + round(cap_of(principal) * elapsed_ns))
+            most_ns = fill(principal, elapsed_ns, self._settings, self._accounts.allotted_ns)
             if principal.role != "capped" and principal.cap_budget_ns <= 0:
                 self._move(principal, "capped")
             elif principal.role == "capped" and principal.cap_budget_ns >= most_ns // 2:
@@ -384,7 +343,7 @@ class TurnScheduler:
         else:
             over = []
             for principal in self._turn.values():
-                lagging_ns = self._lagging_ns(principal, now_ns)
+                lagging_ns = self._lagging.unseen_ns(principal, now_ns)
                 if principal.allowance_ns - lagging_ns <= principal.turn_floor_ns + DONE_NS:
                     principal.pending_ns = lagging_ns
                     over.append(principal)
@@ -448,25 +407,16 @@ class TurnScheduler:
         everybody = self._principals.values()
         # Where nobody was held back, what was used beyond the allotment did no harm and is no debt.
         least_ns = -self._accounts.allotted_ns if self._held_back else 0
-        for principal in everybody:
-            carry_over(principal, now_ns, cores=self._cores, least_ns=least_ns)
-        cycles = cycles_until_ready(everybody)
+        begin_cycle(everybody, now_ns, cores=self._cores, least_ns=least_ns)
         self._round = 0
-        ready: list[Principal] = []
-        for principal in everybody:
-            principal.allowance_ns += cycles * principal.allotment_ns
-            principal.turns = 0
-            role = principal.role
-            if role == "spent" or role == "queue":
-                if principal.left_ns > threshold_ns(principal):
-                    ready.append(principal)
-            elif role == "shut" and principal.allowance_ns > DONE_NS:
-                self._move(principal, "light")
+        ready = [p for p in everybody if p.role in ("spent", "queue") and p.left_ns > threshold_ns(p)]
         if not all(fills(p, self._cores) for p in ready):
             # The longest first leaves the short ones to fill up the cores at the end of the cycle (the LPT rule).
             ready.sort(key=lambda p: -p.allowance_ns / max(p.rate_cores, FULL_TOLERANCE_CORES))
         for principal in ready:
             self._move(principal, "queue")
+        for principal in [p for p in self._shut.values() if p.allowance_ns > DONE_NS]:
+            self._move(principal, "light")
         return self._record(now_ns)
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
@@ -491,7 +441,9 @@ class TurnScheduler:
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:
-                left_ns = max(0, principal.allowance_ns - principal.turn_floor_ns - self._lagging_ns(principal, now_ns))
+                left_ns = max(
+                    0, principal.allowance_ns - principal.turn_floor_ns - self._lagging.unseen_ns(principal, now_ns)
+                )
                 turn_ns = left_ns // usable_cores(principal.spec, settings.cores) + self._lead.decided_ns
                 principal.due_ns = now_ns + turn_ns
                 turn_ns += lead.AIM_NS

@@ -58,6 +58,8 @@ def test_two_hundred_services_run_again_at_once_when_their_agent_is_told_to_stop
             # They want the CPU as badly as others, but do not keep this test and the agent from getting started.
             os.sched_setscheduler(processes[0].pid, os.SCHED_IDLE, os.sched_param(0))
             held.append(Subject(cgroup.name, tuple(processes), cgroup))
+        # All at once: one after the other, each would wait for its turn on a CPU that the others fill.
+        stack.callback((base / "cgroup.kill").write_text, "1")
         running = stack.enter_context(agent(controller, f"cgroup:/{base.name}"))
         wait_until(lambda: sum(one.all_paused() for one in held) > 0.9 * SERVICES, "nearly all are held back at once")
         paused = sum(one.all_paused() for one in held)

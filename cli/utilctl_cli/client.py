@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from utilctl_cli import codec
+from utilctl_cli import codec, plan_codec
 from utilctl_cli.documents import (
     ApplyDocument,
     DeleteDocument,
@@ -13,6 +14,7 @@ from utilctl_cli.documents import (
     HistoryDocument,
     HoldDocument,
     HostsDocument,
+    LivePlanDocument,
     ReleaseDocument,
     ServicesDocument,
     SetShareDocument,
@@ -74,6 +76,11 @@ class ControllerClient:
         """Let shares hold on the whole fleet, or let nobody be held back."""
         request = control_pb2.SetEnabledRequest(enabled=enabled, changed_by=changed_by, reason=reason)
         return codec.switch_document(self._transport.write(lambda stub: stub.SetEnabled, request))
+
+    def plan_live(self, changes: Iterable[plan_codec.PlannedChange]) -> LivePlanDocument:
+        """What changes would do to the fleet as it is now."""
+        request = plan_codec.plan_live_request(changes)
+        return plan_codec.live_plan_document(self._transport.read(lambda stub: stub.PlanLive, request))
 
     def services(self) -> ServicesDocument:
         """Every service."""

@@ -175,8 +175,8 @@ def apply_document(response: control_pb2.ApplyResponse) -> ApplyDocument:
 
 
 def _policy_change(change: control_pb2.PolicyChange) -> PolicyChangeDocument:
-    old = _policy(change.old) if change.HasField("old") else None
-    new = _policy(change.new) if change.HasField("new") else None
+    old = policy_document(change.old) if change.HasField("old") else None
+    new = policy_document(change.new) if change.HasField("new") else None
     return {
         "see": change.see,
         "action": "create" if old is None else "delete" if new is None else "update",
@@ -313,7 +313,8 @@ def iso_time(unix_ns: int) -> str | None:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _policy(policy: common_pb2.Policy) -> PolicyDocument:
+def policy_document(policy: common_pb2.Policy) -> PolicyDocument:
+    """One policy."""
     return {
         "see": policy.see,
         "share": policy.share,
@@ -328,7 +329,7 @@ def _policy(policy: common_pb2.Policy) -> PolicyDocument:
 
 def _record(record: control_pb2.PolicyRecord) -> RecordDocument:
     return {
-        **_policy(record.policy),
+        **policy_document(record.policy),
         "version": record.version,
         "store_revision": record.store_revision,
         "changed_at": iso_time(record.changed_unix_ns),
@@ -391,8 +392,8 @@ def _history_entry(entry: control_pb2.HistoryEntry) -> HistoryEntryDocument:
         "changed_unix_ns": entry.changed_unix_ns,
         "changed_by": entry.changed_by,
         "reason": entry.reason,
-        "old": _policy(entry.old) if entry.HasField("old") else None,
-        "new": _policy(entry.new) if entry.HasField("new") else None,
+        "old": policy_document(entry.old) if entry.HasField("old") else None,
+        "new": policy_document(entry.new) if entry.HasField("new") else None,
         "store_revision": entry.store_revision,
         "fleet_disabled": entry.fleet_disabled if entry.HasField("fleet_disabled") else None,
     }

@@ -247,3 +247,42 @@ class SwitchDocument(TypedDict):
     changed: bool
     hosts: int
     fleet_switch: FleetSwitchDocument | None
+
+
+class PlannedShareDocument(TypedDict):
+    """A service on one host, before and after."""
+
+    host: str
+    before_cores: float
+    after_cores: float
+
+
+class PlannedServiceDocument(TypedDict):
+    """One service of a plan. ``old`` null: it would be new; ``new`` null: it would be deleted.
+
+    ``bottleneck``: what would keep it from more.
+    """
+
+    see: str
+    old: PolicyDocument | None
+    new: PolicyDocument | None
+    demand_cores: float
+    before_cores: float
+    after_cores: float
+    bottleneck: str
+    per_host: list[PlannedShareDocument]
+
+
+class LivePlanDocument(TypedDict):
+    """``utilctl plan --live``: the services that are named or affected, compared with the decision of ``decided_*``.
+
+    ``unaffected`` counts the other services, ``hosts`` the hosts of that decision. ``warnings``: what the fleet could
+    not give, and what cannot be known.
+    """
+
+    services: list[PlannedServiceDocument]
+    unaffected: int
+    warnings: list[str]
+    hosts: int
+    decided_at: str | None
+    decided_unix_ns: int

@@ -31,7 +31,9 @@ COMMANDS: Final = {
     "release": LazyCommand("utilctl_cli.commands.hold:release", "End a hold before its time."),
     "disable": LazyCommand("utilctl_cli.commands.switch:disable", "Emergency: let nobody be held back on any host."),
     "enable": LazyCommand("utilctl_cli.commands.switch:enable", "Let shares hold again after disable."),
-    "plan": LazyCommand("utilctl_cli.commands.plan:plan", "Compute the allocation of a fleet from a file."),
+    "plan": LazyCommand(
+        "utilctl_cli.commands.plan:plan", "Compute who would get what: from a file, or for the live fleet."
+    ),
     "alps": LazyCommand("utilctl_cli.commands.alps:alps", "Share this host's CPU between commands or processes."),
     "thaw": LazyCommand("utilctl_cli.commands.thaw:thaw", "Resume whatever agents on this host left paused."),
     "demo": LazyCommand("utilctl_cli.commands.demo:demo", "Watch shares at work on this machine."),

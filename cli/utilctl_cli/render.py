@@ -21,12 +21,15 @@ from utilctl_cli.documents import (
     HostDocument,
     HostsDocument,
     HostShareDocument,
+    LivePlanDocument,
+    PlannedServiceDocument,
+    PlannedShareDocument,
     ServiceDocument,
     ServicesDocument,
     ShareDocument,
 )
 from utilctl_cli.failures import one_line
-from utilctl_cli.wording import cap_words, entry_words, hold_words, match_words, number_words
+from utilctl_cli.wording import cap_words, change_words, count_words, entry_words, hold_words, match_words, number_words
 from utilctl_common.quantities import NS_PER_S
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 WIDTH_WHEN_PIPED: Final = 80
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
+
+_MOST_HOSTS: Final = 5
+"""Hosts of a planned change that are named in a table; JSON has all of them."""
 
 MIN_WIDTH: Final = 60
 """Columns used even where the terminal has fewer: below this the numbers alone do not fit."""
@@ -135,6 +141,38 @@ def plan(document: Plan) -> str:
     ]
     notes = [f"mode {document['mode']}, min/max ratio {document['min_max_ratio']:.4f}", *document["notes"]]
     return _text(columns, rows, "the fleet has no service", notes)
+
+
+def live_plan(document: LivePlanDocument) -> str:
+    """``utilctl plan --live``: a row for each service that is named or affected, then what is worth knowing besides."""
+    columns = (_name("SERVICE"), _name("CHANGE"), Column("NOW"), Column("THEN"), Column("DEMAND"), _name("HELD BY"),
+               _name("HOSTS THAT DIFFER"))  # fmt: skip
+    rows = [
+        (s["see"], _planned_words(s), _cores(s["before_cores"]), _cores(s["after_cores"]),
+         _cores(s["demand_cores"]), s["bottleneck"] or "-", _hosts_that_differ(s["per_host"]))
+        for s in document["services"]
+    ]  # fmt: skip
+    when = f"as decided {document['decided_at'][:19].replace('T', ' ')} UTC" if document["decided_at"] else "as it is"
+    others = f"{count_words(document['unaffected'], 'other service')} affected"
+    if document["unaffected"]:
+        others = f"{count_words(document['unaffected'], 'other service')} unaffected"
+    hosts = count_words(document["hosts"], "host")
+    notes = [f"{hosts} {when}; {others}; nothing was changed", *document["warnings"]]
+    return _text(columns, rows, "none of this changes anything", notes)
+
+
+def _planned_words(service: PlannedServiceDocument) -> str:
+    return "-" if service["old"] == service["new"] else change_words(service["old"], service["new"])
+
+
+def _hosts_that_differ(shares: Sequence[PlannedShareDocument]) -> str:
+    moved = [
+        f"{s['host']} {_cores(s['before_cores'])} -> {_cores(s['after_cores'])}"
+        for s in shares
+        if _cores(s["before_cores"]) != _cores(s["after_cores"])
+    ]
+    more = len(moved) - _MOST_HOSTS
+    return ", ".join(moved[:_MOST_HOSTS]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ def apply_words(document: ApplyDocument) -> str:
         one_line(f"{signs[change['action']]} {change['see']} {change_words(change['old'], change['new'])}")
         for change in document["changes"]
     ]
-    counted = _count(len(document["changes"]), "change")
+    counted = count_words(len(document["changes"]), "change")
     said = "dry run, nothing stored: " if document["dry_run"] else ""
     summary = f"{said}{counted}, {document['unchanged']} unchanged (revision {document['revision']})"
     if document["unnamed"]:
@@ -118,14 +118,15 @@ _LISTED: Final = 10
 """Names listed before the rest is only counted."""
 
 
-def _count(number: int, what: str) -> str:
+def count_words(number: int, what: str) -> str:
+    """``no change``, ``1 change``, ``2 changes``."""
     return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def hold_document_words(document: HoldDocument) -> str:
     """One sentence on what is held."""
     prefix = "dry run, nothing stored: " if document["dry_run"] else ""
-    hosts = _count(len(document["held"]), "host")
+    hosts = count_words(len(document["held"]), "host")
     until = hold_words(document["record"]["held_until_at"])
     return f"{prefix}{document['see']} held {until} UTC on {hosts}"
 
@@ -140,5 +141,5 @@ def switch_words(document: SwitchDocument) -> str:
     """One sentence on whether shares hold."""
     state = "disabled: nobody is held back" if document["disabled"] else "enabled"
     already = "" if document["changed"] else " already"
-    told = f"; {_count(document['hosts'], 'connected host')} told" if document["changed"] else ""
+    told = f"; {count_words(document['hosts'], 'connected host')} told" if document["changed"] else ""
     return f"shares are{already} {state}{told}"

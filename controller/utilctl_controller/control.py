@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -12,7 +13,8 @@ from utilctl_common.errors import FailedError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import Hold
 from utilctl_common.telemetry_grpc import current_trace_id
-from utilctl_controller import codec
+from utilctl_controller import codec, whatif, whatif_codec
+from utilctl_controller.allocation.model import Allocation, AllocationProblem
 from utilctl_controller.edits import apply_hold, unknown
 from utilctl_controller.explain import explain
 from utilctl_controller.policies import PolicyKeeper
@@ -50,7 +52,15 @@ class StateSource(Protocol):
 class ControlPlane(control_pb2_grpc.ControlServiceServicer):
     """Reads are answered from memory, also while the store is away; writes go through the store."""
 
-    def __init__(self, keeper: PolicyKeeper, rebalancer: Rebalancer, source: StateSource) -> None:
+    def __init__(
+        self,
+        keeper: PolicyKeeper,
+        rebalancer: Rebalancer,
+        source: StateSource,
+        allocate: Callable[[AllocationProblem], Awaitable[Allocation]],
+    ) -> None:
+        """allocate: for questions, beside the decisions."""
+        self._allocate = allocate
         self._keeper = keeper
         self._rebalancer = rebalancer
         self._source = source
@@ -135,6 +145,21 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         return control_pb2.SetEnabledResponse(
             fleet_switch=codec.switch_message(switch), changed=changed, hosts=connected
         )
+
+    @answering
+    async def PlanLive(  # noqa: N802 - the name of the RPC
+        self, request: control_pb2.PlanLiveRequest, context: Context
+    ) -> control_pb2.PlanLiveResponse:
+        """What changes would do to the fleet as it is now; nothing is changed."""
+        edits = whatif_codec.edits_from(request)
+        before = self._rebalancer.policies
+        after = whatif.changed(before, edits)
+        decision = self._rebalancer.decision
+        if decision is None:
+            raise FailedError("the controller does not know yet what the fleet wants", hint="try again soon")
+        problem = whatif.problem_with(decision.problem, after)
+        found = whatif.compare(before, after, decision.sees, problem, await self._allocate(problem))
+        return whatif_codec.response(found, self._source.state().decided_unix_ns, len(problem.hosts))
 
     @answering
     async def ListServices(  # noqa: N802 - the name of the RPC

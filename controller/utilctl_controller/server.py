@@ -52,6 +52,7 @@ class Controller:
         self._metrics = ControllerMetrics(telemetry)
         self._keeper = PolicyKeeper(store, telemetry.tracer, self._policy_changed, settings.probe_ns)
         self._solver = DaemonWorkers("allocation", 1)
+        self._questions = DaemonWorkers("what-if", 1)  # no decision waits for an answer
         self._wake = asyncio.Event()
         self._causes: list[str] = []
         self._trouble = ""
@@ -73,7 +74,9 @@ class Controller:
         self._sessions = AgentSessions(
             self._settings, self._rebalancer, self.controller_id, self._metrics, self._wake.set
         )
-        control = ControlPlane(self._keeper, self._rebalancer, self)
+        control = ControlPlane(
+            self._keeper, self._rebalancer, self, lambda problem: self._questions.run(allocate, problem)
+        )
         agent_pb2_grpc.add_AgentSessionServiceServicer_to_server(self._sessions, self._server)
         control_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server)
         host, port = parse_listen(self._settings.listen)
@@ -101,6 +104,7 @@ class Controller:
         await self._server.stop(_STOP_GRACE_S)
         await self._keeper.stop()
         self._solver.close()
+        self._questions.close()
 
     def state(self) -> ControllerState:
         """The controller's state now, for status."""

@@ -107,6 +107,9 @@ class StandIn(control_pb2_grpc.ControlServiceServicer):
     def SetEnabled(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
         return self._answer("SetEnabled", request, context)
 
+    def PlanLive(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's name
+        return self._answer("PlanLive", request, context)
+
 
 @pytest.fixture
 def stand_in() -> Iterator[Callable[[dict[str, Answer]], tuple[str, StandIn]]]:

@@ -1096,3 +1096,186 @@ class SetEnabledResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetEnabledResponse: _TypeAlias = SetEnabledResponse  # noqa: Y015
+
+@_typing.final
+class PlanLiveRequest(_message.Message):
+    """What these changes would do to the fleet as it is now. Nothing is changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedChange]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___PlannedChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanLiveRequest: _TypeAlias = PlanLiveRequest  # noqa: Y015
+
+@_typing.final
+class PlannedChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    FLOOR_CORES_FIELD_NUMBER: _builtins.int
+    CAP_CORES_FIELD_NUMBER: _builtins.int
+    CLEAR_CAP_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    share: _builtins.float
+    """Absent fields keep what is stored."""
+    floor_cores: _builtins.float
+    cap_cores: _builtins.float
+    clear_cap: _builtins.bool
+    """True: remove the cap."""
+    delete: _builtins.bool
+    """True: delete the SEE."""
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        share: _builtins.float | None = ...,
+        floor_cores: _builtins.float | None = ...,
+        cap_cores: _builtins.float | None = ...,
+        clear_cap: _builtins.bool = ...,
+        delete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "_floor_cores", b"_floor_cores", "_share", b"_share", "cap_cores", b"cap_cores", "floor_cores", b"floor_cores", "share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores", "_floor_cores", b"_floor_cores", "_share", b"_share", "cap_cores", b"cap_cores", "clear_cap", b"clear_cap", "delete", b"delete", "floor_cores", b"floor_cores", "see", b"see", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cap_cores: _TypeAlias = _typing.Literal["cap_cores"]  # noqa: Y015
+    _WhichOneofArgType__cap_cores: _TypeAlias = _typing.Literal["_cap_cores", b"_cap_cores"]  # noqa: Y015
+    _WhichOneofReturnType__floor_cores: _TypeAlias = _typing.Literal["floor_cores"]  # noqa: Y015
+    _WhichOneofArgType__floor_cores: _TypeAlias = _typing.Literal["_floor_cores", b"_floor_cores"]  # noqa: Y015
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_cores) -> _WhichOneofReturnType__cap_cores | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__floor_cores) -> _WhichOneofReturnType__floor_cores | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+
+Global___PlannedChange: _TypeAlias = PlannedChange  # noqa: Y015
+
+@_typing.final
+class PlanLiveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICES_FIELD_NUMBER: _builtins.int
+    UNAFFECTED_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    DECIDED_UNIX_NS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    unaffected: _builtins.int
+    """SEEs that would get what they get."""
+    decided_unix_ns: _builtins.int
+    """The decision with which it is compared."""
+    hosts: _builtins.int
+    """Hosts of that decision."""
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedService]:
+        """By SEE: those that are named, and those that would get more or less."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the fleet could not give, and what cannot be known, one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        services: _abc.Iterable[Global___PlannedService] | None = ...,
+        unaffected: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        decided_unix_ns: _builtins.int = ...,
+        hosts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_unix_ns", b"decided_unix_ns", "hosts", b"hosts", "services", b"services", "unaffected", b"unaffected", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanLiveResponse: _TypeAlias = PlanLiveResponse  # noqa: Y015
+
+@_typing.final
+class PlannedService(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    DEMAND_CORES_FIELD_NUMBER: _builtins.int
+    BEFORE_CORES_FIELD_NUMBER: _builtins.int
+    AFTER_CORES_FIELD_NUMBER: _builtins.int
+    BOTTLENECK_FIELD_NUMBER: _builtins.int
+    PER_HOST_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    demand_cores: _builtins.float
+    before_cores: _builtins.float
+    after_cores: _builtins.float
+    bottleneck: _builtins.str
+    """What would keep it from more."""
+    @_builtins.property
+    def old(self) -> _common_pb2.Policy:
+        """Absent if the SEE would be new."""
+
+    @_builtins.property
+    def new(self) -> _common_pb2.Policy:
+        """Absent if it would be deleted."""
+
+    @_builtins.property
+    def per_host(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedShare]: ...
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        old: _common_pb2.Policy | None = ...,
+        new: _common_pb2.Policy | None = ...,
+        demand_cores: _builtins.float = ...,
+        before_cores: _builtins.float = ...,
+        after_cores: _builtins.float = ...,
+        bottleneck: _builtins.str = ...,
+        per_host: _abc.Iterable[Global___PlannedShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cores", b"after_cores", "before_cores", b"before_cores", "bottleneck", b"bottleneck", "demand_cores", b"demand_cores", "new", b"new", "old", b"old", "per_host", b"per_host", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedService: _TypeAlias = PlannedService  # noqa: Y015
+
+@_typing.final
+class PlannedShare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    BEFORE_CORES_FIELD_NUMBER: _builtins.int
+    AFTER_CORES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    before_cores: _builtins.float
+    after_cores: _builtins.float
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        before_cores: _builtins.float = ...,
+        after_cores: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cores", b"after_cores", "before_cores", b"before_cores", "host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedShare: _TypeAlias = PlannedShare  # noqa: Y015

@@ -95,6 +95,11 @@ class ControlServiceStub:
                 request_serializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.SerializeToString,
                 response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.FromString,
                 _registered_method=True)
+        self.PlanLive = channel.unary_unary(
+                '/utilctl_proto.v1.ControlService/PlanLive',
+                request_serializer=utilctl__proto_dot_v1_dot_control__pb2.PlanLiveRequest.SerializeToString,
+                response_deserializer=utilctl__proto_dot_v1_dot_control__pb2.PlanLiveResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -173,6 +178,12 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanLive(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -235,6 +246,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SetEnabled,
                     request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.FromString,
                     response_serializer=utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.SerializeToString,
+            ),
+            'PlanLive': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanLive,
+                    request_deserializer=utilctl__proto_dot_v1_dot_control__pb2.PlanLiveRequest.FromString,
+                    response_serializer=utilctl__proto_dot_v1_dot_control__pb2.PlanLiveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -562,6 +578,33 @@ class ControlService:
             '/utilctl_proto.v1.ControlService/SetEnabled',
             utilctl__proto_dot_v1_dot_control__pb2.SetEnabledRequest.SerializeToString,
             utilctl__proto_dot_v1_dot_control__pb2.SetEnabledResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanLive(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utilctl_proto.v1.ControlService/PlanLive',
+            utilctl__proto_dot_v1_dot_control__pb2.PlanLiveRequest.SerializeToString,
+            utilctl__proto_dot_v1_dot_control__pb2.PlanLiveResponse.FromString,
             options,
             channel_credentials,
             insecure,

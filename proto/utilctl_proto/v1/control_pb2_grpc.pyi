@@ -45,6 +45,7 @@ class ControlServiceStub:
     Hold: _grpc.UnaryUnaryMultiCallable[_control_pb2.HoldRequest, _control_pb2.HoldResponse]
     Release: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReleaseRequest, _control_pb2.ReleaseResponse]
     SetEnabled: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetEnabledRequest, _control_pb2.SetEnabledResponse]
+    PlanLive: _grpc.UnaryUnaryMultiCallable[_control_pb2.PlanLiveRequest, _control_pb2.PlanLiveResponse]
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -63,6 +64,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Hold: _aio.UnaryUnaryMultiCallable[_control_pb2.HoldRequest, _control_pb2.HoldResponse]  # type: ignore[assignment]
     Release: _aio.UnaryUnaryMultiCallable[_control_pb2.ReleaseRequest, _control_pb2.ReleaseResponse]  # type: ignore[assignment]
     SetEnabled: _aio.UnaryUnaryMultiCallable[_control_pb2.SetEnabledRequest, _control_pb2.SetEnabledResponse]  # type: ignore[assignment]
+    PlanLive: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanLiveRequest, _control_pb2.PlanLiveResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the command line talks to."""
@@ -150,5 +152,12 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetEnabledRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetEnabledResponse, _abc.Awaitable[_control_pb2.SetEnabledResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PlanLive(
+        self,
+        request: _control_pb2.PlanLiveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PlanLiveResponse, _abc.Awaitable[_control_pb2.PlanLiveResponse]]: ...
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -402,21 +402,15 @@ def test_a_scheduler_that_is_stopped_when_its_guard_dies_is_ended_also_if_nobody
     """Nobody is: there is one workload only. So nothing tells that the loop hangs."""
     with Command([*UTILCTL, "alps", "--run", f"1:{SPIN}", "--cpus", "0", "--cycle-log", "/dev/null"]) as command:
         loop, guard = part(command, "utilctl_agent.loop"), part(command, "utilctl_agent.safety.guard")
-        wait_until(lambda: any(b"while" in cmdline(pid) for pid in command.processes()), "the workload runs")
+        # Its second thread watches the loop, which is ready then.
+        threads = Path(f"/proc/{command.process.pid}/task")
+        wait_until(lambda: len(list(threads.iterdir())) > 1, "the workload is under control")
         os.kill(loop, signal.SIGSTOP)
         os.kill(guard, signal.SIGKILL)
         outcome = command.wait()
         assert outcome.code == 1
         assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
         command.assert_nothing_left()
-
-
-def cmdline(pid: int) -> bytes:
-    """Empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 @root

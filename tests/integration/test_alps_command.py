@@ -410,6 +410,7 @@ def test_a_scheduler_that_is_stopped_when_its_guard_dies_is_ended_also_if_nobody
         outcome = command.wait()
         assert outcome.code == 1
         assert one_line(outcome) == "the scheduler loop ended unexpectedly; everything it paused was resumed"
+        assert run("thaw", "--all").code == 0  # takes away the journal of a guard that was killed
         command.assert_nothing_left()
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from utilctl_common.errors import UsageError
 from utilctl_common.policy import SeePolicy
 from utilctl_controller.allocation.lint import unreachable
 from utilctl_controller.allocation.model import Allocation, AllocationProblem, SeeAllocation, SeeClaim
 from utilctl_controller.edits import DeleteEdit, PolicyEdit, apply_edit, unknown
-
-NOTICEABLE_CORES: Final = 0.005
-"""A service that would get more or less by this, in all or on some host, is affected. Half of what tables show."""
+from utilctl_controller.explain import NOTICEABLE_CORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,10 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """``outlooks``: of every SEE that is named or affected, by name. ``unaffected``: how many others there are."""
+    """``outlooks``: of every SEE that is named or affected, by name. ``unaffected``: how many others there are.
+
+    One is affected that would noticeably get more or less, in all or on some host.
+    """
 
     outlooks: tuple[Outlook, ...]
     unaffected: int

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def set_share(controller: RunningController, cgroup: Path) -> None:
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def before_all_others() -> Iterator[None]:
+    """Whoever measures gets a CPU at once, or it would measure how long what is resumed keeps it off one."""
+    os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(20))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def test_two_hundred_services_run_again_at_once_when_their_agent_is_told_to_stop(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         controller = stack.enter_context(RunningController(SqliteStore(tmp_path / "policy.db")))
@@ -62,6 +73,7 @@ def test_two_hundred_services_run_again_at_once_when_their_agent_is_told_to_stop
         stack.callback((base / "cgroup.kill").write_text, "1")
         running = stack.enter_context(agent(controller, f"cgroup:/{base.name}"))
         wait_until(lambda: sum(one.all_paused() for one in held) > 0.9 * SERVICES, "nearly all are held back at once")
+        stack.enter_context(before_all_others())
         paused = sum(one.all_paused() for one in held)
         running.process.send_signal(signal.SIGTERM)
         told_ns = time.monotonic_ns()

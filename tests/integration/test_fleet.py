@@ -116,17 +116,23 @@ def test_disable_lets_everybody_go_within_a_second_until_enable(fleet: FleetMach
 def test_a_held_service_keeps_its_part_of_each_host_whatever_is_set(fleet: FleetMachine) -> None:
     before = fleet.measured(1.5)
     held = fleet.utilctl("hold", "svc=web", "--for", "1h", "--reason", "load test")
-    assert [entry["host"] for entry in held["held"]] == list(HOSTS)
-    fleet.utilctl("set-share", "svc=batch", "1000")
-    time.sleep(2.0)
-    assert fractions(fleet.measured(1.5))["host-a", "svc=web"] == pytest.approx(
-        fractions(before)["host-a", "svc=web"], abs=CLOSE
-    )
-    assert fleet.utilctl("explain", "svc=web")["binding_constraint"] == "hold"
-    fleet.utilctl("release", "svc=web")
-    wait_until(lambda: fractions(fleet.measured(0.5))["host-a", "svc=web"] < 0.6, "released, it gives way")
-    fleet.utilctl("set-share", "svc=batch", "2")
-    fleet.wait_for_worked_example()
+    try:
+        assert [entry["host"] for entry in held["held"]] == list(HOSTS)
+        fleet.utilctl("set-share", "svc=batch", "1000")
+        time.sleep(2.0)
+        now = fleet.measured(1.5)
+        told = {"held": held["held"], "before": before, "now": now}
+        assert fractions(now)["host-a", "svc=web"] == pytest.approx(
+            fractions(before)["host-a", "svc=web"], abs=CLOSE
+        ), told
+        assert fleet.utilctl("explain", "svc=web")["binding_constraint"] == "hold"
+        fleet.utilctl("release", "svc=web")
+        wait_until(lambda: fractions(fleet.measured(0.5))["host-a", "svc=web"] < 0.6, "released, it gives way")
+    finally:
+        # The fleet is that of the other tests, too.
+        fleet.utilctl("release", "svc=web")
+        fleet.utilctl("set-share", "svc=batch", "2")
+        fleet.wait_for_worked_example()
 
 
 def _held_back_within(fleet: FleetMachine, seconds: float) -> set[tuple[str, str]]:

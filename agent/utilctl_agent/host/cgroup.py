@@ -69,6 +69,8 @@ class CgroupGroup(FreezableCgroup):
 
     FROZEN = b"1"
     THAWED = b"0"
+    THREADS = "cgroup.threads"
+    UNINTERRUPTIBLE = b"D"
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Open the cgroup. Raises GroupGoneError if it does not exist, MechanismError if it cannot be controlled."""
@@ -93,7 +95,7 @@ class CgroupGroup(FreezableCgroup):
         return "freezer"
 
     def read(self, *, observe: bool = True) -> Reading:
-        """See host.port.Group. ``wait_ns`` and ``blocked`` are known every PRESSURE_EVERY_NS."""
+        """See host.port.Group. All but ``cpu_ns`` is known every PRESSURE_EVERY_NS."""
         cpu_ns = self._usage_ns()
         if self._clock is not None:
             self._check_clock(cpu_ns)
@@ -101,6 +103,7 @@ class CgroupGroup(FreezableCgroup):
             return Reading(cpu_ns)
         try:
             wait_ns: int | None = None
+            queued_ns: int | None = None
             blocked: bool | None = None
             now_ns = time.monotonic_ns()
             if now_ns - self._members_read_ns >= MEMBERS_EVERY_NS:
@@ -111,10 +114,13 @@ class CgroupGroup(FreezableCgroup):
                 blocked = self._blocked()
                 if self._pressure is not None:
                     pressure = os.pread(self._pressure, 256, 0)
-                    wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US  # "... full ... total=N"
+                    # "some ... total=N", "full ... total=N"
+                    wait_ns = int(pressure[pressure.rindex(b"=") + 1 :]) * NS_PER_US
+                    some = pressure[: pressure.index(b"\n")]
+                    queued_ns = int(some[some.rindex(b"=") + 1 :]) * NS_PER_US
         except OSError as error:
             raise translated(self.path, error) from None
-        return Reading(cpu_ns, wait_ns, blocked)
+        return Reading(cpu_ns, wait_ns, blocked, queued_ns)
 
     def cpu_ns(self) -> int:
         """See host.port.Group. Of a lone process by its CPU clock: once the caches are cold, a third of the cost."""

@@ -33,6 +33,8 @@ class FreezerV1Group(FreezableCgroup):
 
     FROZEN = b"FROZEN"
     THAWED = b"THAWED"
+    THREADS = "tasks"
+    UNINTERRUPTIBLE = None  # frozen by this version shows as state D
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         """Open the cgroup. Raises GroupGoneError if it does not exist, MechanismError if it cannot be controlled."""

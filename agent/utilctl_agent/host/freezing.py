@@ -3,6 +3,10 @@
 There is one switch a cgroup and no telling who moved it, so whose it is follows from what stands in it: frozen before
 we asked is somebody else's, and stays; thawed after we froze it is somebody else's wish, too. Somebody who freezes
 what we have frozen cannot be told apart.
+
+A process freezes on its way back to user mode, so one that was ready must get a CPU first. Among hundreds on a full
+host that takes longer than the group's pauses do: such a group is never seen frozen as a whole, and yet nobody in it
+gets on. Only a member that nothing interrupts (state D) makes such a pause a failure.
 """
 
 from __future__ import annotations
@@ -12,14 +16,26 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from utilctl_agent.host.cgroupfile import translated
 from utilctl_agent.host.descriptors import keep
-from utilctl_agent.host.port import ForeignResumeError, Ledger, MechanismError, UnfinishedPauseError
+from utilctl_agent.host.port import (
+    ForeignResumeError,
+    Ledger,
+    MechanismError,
+    PendingPauseError,
+    UnfinishedPauseError,
+)
+from utilctl_agent.host.procstat import read_stat
 from utilctl_common.errors import FailedError
+from utilctl_common.quantities import NS_PER_S
 
 FreezerState = Literal["thawed", "freezing", "frozen"]
+PENDING_EVERY_NS: Final = NS_PER_S
+"""How long the finding holds that a freezing group only waits for CPUs; until then its members are not looked at."""
+MOST_THREADS: Final = 64
+"""Threads looked at to find out, each time others. Arbitrary: 3 us each."""
 
 
 class FreezableCgroup(abc.ABC):
@@ -30,6 +46,11 @@ class FreezableCgroup(abc.ABC):
 
     FROZEN: ClassVar[bytes]
     THAWED: ClassVar[bytes]
+    THREADS: ClassVar[str]
+    """The file that lists the threads."""
+    UNINTERRUPTIBLE: ClassVar[bytes | None]
+    """State, as in /proc/TID/stat, of a thread that nothing interrupts. None where frozen ones say the same: there one
+    that is seen ready tells that the group waits for a CPU."""
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         self.path = path
@@ -39,6 +60,8 @@ class FreezableCgroup(abc.ABC):
         self._switch = -1
         self._frozen = False
         self._fds: list[int] = []
+        self._pending_until_ns = 0
+        self._looked_at = 0  # threads looked at so far: the next look begins with the one after them
 
     def _open(self, name: str, flags: int) -> int:
         fd = keep(os.open(self.path / name, flags | os.O_CLOEXEC))
@@ -108,10 +131,35 @@ class FreezableCgroup(abc.ABC):
                 f"cgroup {self.path} was thawed by somebody else", hint="only one program should write its freezer"
             )
         if state == "freezing":
+            if self._waits_for_cpus():
+                raise PendingPauseError(f"processes of cgroup {self.path} have not got a CPU yet to freeze on")
             raise UnfinishedPauseError(
                 f"cgroup {self.path} does not freeze: one of its processes cannot be interrupted",
                 hint="look for state D in ps",
             )
+
+    def _waits_for_cpus(self) -> bool:
+        """Whether it is only for want of a CPU that not everybody is frozen yet; looks at a part of a large group."""
+        now_ns = time.monotonic_ns()
+        if now_ns < self._pending_until_ns:
+            return True
+        try:
+            threads = (self.path / self.THREADS).read_bytes().split()
+        except OSError:
+            return False
+        waits = self.UNINTERRUPTIBLE is not None
+        for index in range(self._looked_at, self._looked_at + min(MOST_THREADS, len(threads))):
+            stat = read_stat(int(threads[index % len(threads)]))
+            if stat is None:
+                continue
+            if stat[0] == self.UNINTERRUPTIBLE:
+                self._looked_at = index  # the next look sees it first
+                return False
+            waits = waits or stat[0] == b"R"
+        self._looked_at += MOST_THREADS
+        if waits:
+            self._pending_until_ns = now_ns + PENDING_EVERY_NS
+        return waits
 
     def _forget_pause(self) -> None:
         self._frozen = False

@@ -86,7 +86,7 @@ class Loop:
         self._journal = journal
         self._loop_class = loop_class
         self._engine: Stepper = Engine(
-            make_scheduler(settings), PauseSettings(max_pause_ns=settings.max_pause_ns), HostPressure()
+            make_scheduler(settings), PauseSettings(settings.max_pause_ns), HostPressure(), time.monotonic_ns
         )
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
@@ -353,6 +353,7 @@ class Loop:
             late_sum_ns=self._late_sum_ns,
             late_max_ns=self._late_max_ns,
             **self._engine.faults._asdict(),
+            cycle_stretch=self._engine.stretch,
             principals=principals,
         )
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from utilctl_agent.alps.model import CycleRecord, PrincipalSpec, Reading, Scheduler, Switch, Turn
+from utilctl_agent.alps.model import CycleRecord, Decision, PrincipalSpec, Reading, Scheduler
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
 from utilctl_agent.breaths import Breaths
-from utilctl_agent.gang import Gang
 from utilctl_agent.holding import MOST_LOOKS, Faults, HoldWatch
 from utilctl_agent.host.port import ForeignStopError, Group, GroupGoneError, MechanismError, Pressure
+from utilctl_agent.track import Track
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_MS
 
@@ -30,24 +30,15 @@ class Step(NamedTuple):
     gone: tuple[str, ...]
 
 
-NO_LIMIT_NS: Final = 1 << 62
 QUIET_NS: Final = 250 * NS_PER_MS
 """How often a quiet host is asked whether it still is; nobody can be short of CPU for longer without being seen."""
 LOOK_NS: Final = 1000 * NS_PER_MS
 """Longest time without a look, for groups that have ended; with many groups LOOK_EACH_NS for each."""
 LOOK_EACH_NS: Final = 20 * NS_PER_MS
 
-_Points = tuple[Group | Gang, Group | Gang | None, Group | Gang | None, int, int, int]
-"""A switch of the plan: whose turn ends, whose begins (None: that is to be decided), who is read, what it must have
-consumed by then at least and at most, and when the turn that begins ends."""
 
-
-def _told(now_ns: int, cpu_ns: int, read: Group | Gang | None) -> Switch:
-    """A switch as the core is told of it, with the oldest reading of each if several shared the turn."""
-    if not isinstance(read, Gang):
-        return Switch(now_ns, cpu_ns)
-    first_ns, *others_ns = read.taken.pop(0)
-    return Switch(now_ns, first_ns, tuple(others_ns))
+def _stands_still() -> int:
+    return 0
 
 
 @dataclass(slots=True)
@@ -57,6 +48,7 @@ class Engine:
     scheduler: Scheduler
     pause_settings: PauseSettings = field(default_factory=PauseSettings)
     pressure: Pressure | None = None
+    clock_ns: Callable[[], int] = _stands_still  # only to tell how long a switch takes
     wakeups: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)  # whose last pause or resume was: a look at it shows nothing
@@ -68,13 +60,7 @@ class Engine:
     _watched: set[str] = field(default_factory=set)  # measured only
     _last_wait_ns: dict[str, int] = field(default_factory=dict)
     _base_ns: dict[str, int] = field(default_factory=dict)  # CPU time of the group that is not the principal's
-    _plan: tuple[Turn, ...] = ()
-    # (now_ns, cpu_ns) of the switches of the plan that were carried out and not yet told to the core.
-    _switches: list[tuple[int, int]] = field(default_factory=list)
-    _failed: bool = False  # the turn that goes on does not use what it was expected to
-    _switch_ns: int = 0  # when the next one is due
-    _track: list[_Points] = field(default_factory=list)  # the plan with everything looked up
-    _next: _Points = field(init=False)
+    _track: Track | None = None  # the plan that is being carried out
     _idle: bool = False  # nothing to decide unless somebody on the host waits for a CPU
     _look_ns: int = 0  # when to look at everybody all the same
     _closed: tuple[CycleRecord, ...] = ()  # ended by switches, not yet reported
@@ -178,7 +164,7 @@ class Engine:
                 return Step(now_ns + QUIET_NS, (), ())
         self.wakeups += 1
         self._look_ns = now_ns + max(LOOK_NS, LOOK_EACH_NS * len(self._groups))
-        self._catch_up(failed=self._failed)
+        self._catch_up(deciding=True)
         gone = self._look_after_holds(now_ns)
         readings: dict[str, Reading] = {}
         groups = self._groups
@@ -207,10 +193,9 @@ class Engine:
         if self._closed:
             closed = (*self.settle(), *closed)
         if decision.plan and not gone and not self._holds.suspicious:
-            settles = decision.ineligible[0] if decision.lags and decision.ineligible else None
-            self._lay_track(decision.plan, lags=decision.lags, settles=settles)
-        if self._plan:
-            return Step(self._switch_ns, closed, gone)
+            self._lay_track(decision)
+        if self._track is not None:
+            return Step(self._track.next_ns, closed, gone)
         if breath_ns is not None and breath_ns < wake_ns:
             wake_ns = breath_ns
         return Step(wake_ns, closed, gone)
@@ -220,72 +205,38 @@ class Engine:
 
         Does as little as it can: after the work of others has been in the caches, every line counts.
         """
-        if not self._plan:
+        if self._track is None:
             return None
-        ending, following, read, least_cpu_ns, most_cpu_ns, until_ns = self._next
-        if following is None or now_ns < self._switch_ns:
-            return None
-        cpu_ns = 0
-        try:
-            if read is not None:
-                cpu_ns = read.cpu_ns()
-                if not least_cpu_ns <= cpu_ns <= most_cpu_ns:
-                    self._failed = True
-                    return None
-            if following is not ending:
-                following.resume()
-                ending.pause()
-        except FailedError:
-            return None  # the decision that follows tries the same again, and deals with the refusal
-        self.wakeups += 1
-        switches = self._switches
-        switches.append((now_ns, cpu_ns))
-        self._next = self._track[len(switches)]
-        self._switch_ns = until_ns
-        return until_ns
+        next_ns = self._track.switch(now_ns)
+        if next_ns is not None:
+            self.wakeups += 1
+        return next_ns
 
-    def _lay_track(self, plan: tuple[Turn, ...], *, lags: bool, settles: str | None) -> None:
-        """Prepare the switches of ``plan`` that come before a breath is due. settles: whose turn has just ended."""
-        gangs: dict[tuple[str, ...], Gang] = {}
-
-        def group_of(turn: Turn) -> Group | Gang:
-            if not turn.others:
-                return self._groups[turn.name]
-            if turn.names not in gangs:
-                gangs[turn.names] = Gang([self._groups[name] for name in turn.names])
-            return gangs[turn.names]
-
-        breath_ns = self._governor.reach_ns(plan)
+    def _lay_track(self, decision: Decision) -> None:
+        """Prepare the switches of the plan that come before a breath is due."""
         overdue: str | None = None
         if len(self._groups) <= MOST_LOOKS:
-            names = dict.fromkeys(name for turn in plan for name in turn.names)
+            names = dict.fromkeys(name for turn in decision.plan for name in turn.names)
+            # Before its turn a decision finds it paused, and looks at it.
             overdue = self._holds.overdue(names, self._governor.now_ns)
-        track: list[_Points] = []
-        before = Turn(settles, 0, 0, NO_LIMIT_NS) if settles is not None else None
-        for ending, following in pairwise(plan):
-            if breath_ns is not None and following.until_ns > breath_ns:
-                break
-            if overdue in following.names:
-                break  # the decision before its turn finds it paused, and looks at it
-            read = before if lags else ending
-            group = group_of(read) if read is not None else None
-            least_ns, most_ns = (read.least_cpu_ns, read.most_cpu_ns) if read is not None else (0, 0)
-            track.append((group_of(ending), group_of(following), group, least_ns, most_ns, following.until_ns))
-            before = ending
-        if not track:
-            return
-        track.append((group_of(plan[len(track)]), None, None, 0, 0, 0))
-        self._plan, self._track, self._next, self._switch_ns = plan, track, track[0], plan[0].until_ns
+        track = Track(
+            decision,
+            self._groups,
+            settles=decision.ineligible[0] if decision.lags and decision.ineligible else None,
+            reach_ns=self._governor.reach_ns(decision.plan),
+            avoid=overdue,
+            clock_ns=self.clock_ns,
+        )
+        self._track = track or None
 
-    def _catch_up(self, *, failed: bool = False) -> None:
+    def _catch_up(self, *, deciding: bool = False) -> None:
         """Tell core and governor of the switches that were carried out, and drop what is left of the plan."""
-        if not self._plan:
+        track, self._track = self._track, None
+        if track is None:
             return
-        plan = self._plan
-        switches = [_told(*switch, points[2]) for switch, points in zip(self._switches, self._track, strict=False)]
-        self._plan, self._switches, self._failed = (), [], False
-        self._closed += self.scheduler.follow(switches, failed=failed)
-        for switch, ended, begun in zip(switches, plan, plan[1:], strict=False):
+        switches = track.told()
+        self._closed += self.scheduler.follow(switches, failed=deciding and track.failed)
+        for switch, (ended, begun) in zip(switches, pairwise(track.plan), strict=False):
             if ended.name != begun.name:
                 self._governor.switch(ended.names, begun.names, switch.now_ns)
 
@@ -367,6 +318,11 @@ class Engine:
             if self.problems and not self._holds.doubts(name):
                 self.problems.pop(name, None)
         return False
+
+    @property
+    def stretch(self) -> float:
+        """How many times longer than asked for cycles are, because switching takes so long."""
+        return self.scheduler.stretch
 
     @property
     def faults(self) -> Faults:

@@ -395,6 +395,7 @@ class _Runner:
             loop_class=final.loop_class,
             late_mean_us=final.late_sum_ns / max(1, final.wakeups) / 1000,
             late_max_us=final.late_max_ns / 1000,
+            cycle_stretch=final.cycle_stretch,
             principals=tuple(principals),
         )
 

@@ -47,6 +47,11 @@ class MixedEngine:
         return {**self.pausing.problems, **self.weighing.problems}
 
     @property
+    def stretch(self) -> float:
+        """See stepper.Stepper."""
+        return self.pausing.stretch
+
+    @property
     def faults(self) -> Faults:
         """See stepper.Stepper."""
         return Faults(*map(sum, zip(self.pausing.faults, self.weighing.faults, strict=True)))

@@ -169,7 +169,7 @@ class LoopReport:
     """The loop's state at ``now_ns`` (CLOCK_MONOTONIC). Totals count since its start.
 
     cycles_since_roster: whole cycles that ended since the newest roster was applied. foreign_writes, foreign_stops,
-    unfinished_pauses: see holding.Faults.
+    unfinished_pauses: see holding.Faults. cycle_stretch: how many times longer than asked for cycles are now.
     """
 
     now_ns: int
@@ -187,6 +187,7 @@ class LoopReport:
     foreign_writes: int = 0
     foreign_stops: int = 0
     unfinished_pauses: int = 0
+    cycle_stretch: float = 1.0
     principals: dict[str, PrincipalReport] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -27,6 +27,11 @@ class Stepper(Protocol):
         ...
 
     @property
+    def stretch(self) -> float:
+        """How many times longer than asked for cycles are, because switching takes so long."""
+        ...
+
+    @property
     def faults(self) -> Faults:
         """What went wrong with holding principals back, counted."""
         ...

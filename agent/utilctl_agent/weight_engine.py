@@ -61,6 +61,11 @@ class WeightEngine:
     _bystanders: dict[str, PrincipalSpec] = field(default_factory=dict)
 
     @property
+    def stretch(self) -> float:
+        """See stepper.Stepper. To move a weight is one write, however many processes it holds."""
+        return 1.0
+
+    @property
     def faults(self) -> Faults:
         """See stepper.Stepper."""
         return Faults(foreign_writes=self.foreign_writes)

@@ -91,7 +91,9 @@ class PrincipalResult:
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:
-    """Outcome of a run. ``overhead_pct`` counts every process of ours while it controlled, in percent of one CPU."""
+    """Outcome of a run. ``overhead_pct`` counts every process of ours while it controlled, in percent of one CPU;
+    ``cycle_stretch`` is how many times longer than asked for cycles were at its end.
+    """
 
     algorithm: str
     quantum_ms: float
@@ -106,4 +108,5 @@ class LocalResult:
     loop_class: str
     late_mean_us: float
     late_max_us: float
+    cycle_stretch: float
     principals: tuple[PrincipalResult, ...]

@@ -10,7 +10,7 @@ from support.simulated import MS, Alps, run_for
 from utilctl_agent.alps.allotment import rms_relative_error
 from utilctl_agent.alps.model import CoreSettings, Decision, PrincipalSpec, Reading, Turn
 from utilctl_agent.alps.pauses import PauseGovernor, PauseSettings
-from utilctl_agent.alps.principal import Principal
+from utilctl_agent.alps.principal import Principal, Use, observe
 from utilctl_agent.alps.rounds import ROUND_NS
 from utilctl_agent.alps.together import LEAST_NS, amounts_together
 from utilctl_agent.alps.turns import TurnScheduler
@@ -141,6 +141,19 @@ class TestReadingsThatLag:
         if alps.log.cycles:
             end_ns = alps.log.cycles[-1].end_ns
             assert sum(counted.values()) == pytest.approx(2 * end_ns, abs=2 * 4 * MS)
+
+    @pytest.mark.parametrize(("queued_ns", "rate_cores"), [(90 * MS, 2.0), (40 * MS, 1.05), (None, 1.05)])
+    def test_one_whose_threads_waited_all_the_time_is_taken_to_fill_the_host(
+        self, queued_ns: int | None, rate_cores: float
+    ) -> None:
+        """Beside another group it used one of two CPUs: what it would use alone does not show in that."""
+        core_settings = CoreSettings(cores=2)
+        principal = Principal(PrincipalSpec("a", 1, 50), 0, 0, 0, 1.0)
+        principal.last_queued_ns = 0
+        principal.observed_ns, principal.observed_used_ns, principal.observed_others_ns = 100 * MS, 100 * MS, 100 * MS
+        reading = Reading(100 * MS, 0, False, queued_ns)
+        observe(principal, reading, core_settings, Use(principal.used_ns, 0, 100 * MS))
+        assert principal.rate_cores == pytest.approx(rate_cores)
 
     def test_one_that_sleeps_is_noticed_although_it_is_read_late(self) -> None:
         alps = self.groups([1, 1])

@@ -415,6 +415,10 @@ class Dimmed:
     known: Literal["wait", "blocked", "now and then", "nothing"]
     readings: int = 0
 
+    @property
+    def stretch(self) -> float:
+        return self.core.stretch
+
     def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
         self.core.put(spec, now_ns, self._dim(reading))
 

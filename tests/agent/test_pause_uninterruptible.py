@@ -22,7 +22,9 @@ from support.pausing import (
 )
 from support.processes import is_frozen, spinning, temporary_cgroup, wait_until
 from support.stuck import dead_mount, vforking, waiting_in
+from utilctl_agent.alps.principal import QUEUED
 from utilctl_agent.host.opening import open_cgroup
+from utilctl_agent.host.port import PendingPauseError
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import read_stat
 from utilctl_agent.orders import PrincipalOrder
@@ -32,6 +34,32 @@ from utilctl_common.quantities import NS_PER_MS
 pytestmark = pytest.mark.kernel
 
 needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="needs /dev/fuse")
+
+
+class TestOnAFullHost:
+    @freezer_v2
+    def test_those_that_have_not_got_a_cpu_to_freeze_on_are_no_failure(self, cgroup: Path, journal: Journal) -> None:
+        with spinning(40, cgroup=cgroup, cpu=0), spinning(8, cpu=0):
+            group = open_cgroup(cgroup, journal, weight=False)
+            time.sleep(0.1)
+            group.pause()
+            with pytest.raises(PendingPauseError):
+                group.check()
+            wait_until(lambda: finished(group), "each of them has got a CPU")
+            group.close()
+
+    @freezer_v2
+    def test_the_time_in_which_one_of_them_waited_is_told(self, cgroup: Path, journal: Journal) -> None:
+        with spinning(2, cgroup=cgroup, cpu=0):
+            group = open_cgroup(cgroup, journal, weight=False)
+            before, begin_ns = group.read(), time.monotonic_ns()
+            time.sleep(0.3)
+            after, elapsed_ns = group.read(), time.monotonic_ns() - begin_ns
+            assert before.queued_ns is not None
+            assert after.queued_ns is not None
+            # One of the two waits whenever the other runs.
+            assert after.queued_ns - before.queued_ns >= QUEUED * elapsed_ns
+            group.close()
 
 
 class TestUninterruptible:

@@ -30,7 +30,7 @@ DESIGNED_KEYS = {
     "wakeups_per_s", "mechanism", "principals",
 }  # fmt: skip
 DESIGNED_PRINCIPAL_KEYS = {"name", "share", "cpu_s", "fraction", "target_fraction", "paused_s"}
-MORE_KEYS = {"mechanism_reason", "loop_class", "late_mean_us", "late_max_us"}
+MORE_KEYS = {"mechanism_reason", "loop_class", "late_mean_us", "late_max_us", "cycle_stretch"}
 MORE_PRINCIPAL_KEYS = {"problem"}
 
 

@@ -21,6 +21,10 @@ class WatchedCore:
     reads: int = 0
     decisions: list[tuple[int, Decision]] = field(default_factory=list)
 
+    @property
+    def stretch(self) -> float:
+        return self.core.stretch
+
     def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
         self.core.put(spec, now_ns, reading)
 

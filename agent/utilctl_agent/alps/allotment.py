@@ -8,10 +8,11 @@ from utilctl_agent.alps.feasible import feasible_fractions, spread_ns
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 
 
-def allotments_ns(specs: Sequence[PrincipalSpec], settings: CoreSettings) -> dict[str, int]:
+def allotments_ns(specs: Sequence[PrincipalSpec], settings: CoreSettings, *, stretch: float = 1.0) -> dict[str, int]:
     """CPU time due to each principal in one cycle, in whole nanoseconds.
 
-    The cycle is ``settings.cycle_ns``, or the paper's S * Q (section 2.1, shares as given, as in its Table 2).
+    The cycle is ``settings.cycle_ns``, or the paper's S * Q (section 2.1, shares as given, as in its Table 2),
+    ``stretch`` times.
     Infeasible shares are clamped on M cores (module ``feasible``).
     """
     if not specs:
@@ -19,7 +20,7 @@ def allotments_ns(specs: Sequence[PrincipalSpec], settings: CoreSettings) -> dic
     cycle_ns = settings.cycle_ns
     if cycle_ns is None:
         cycle_ns = max(settings.quantum_ns, round(sum(spec.share for spec in specs) * settings.quantum_ns))
-    return spread_ns(feasible_fractions(specs, settings.cores), cycle_ns)
+    return spread_ns(feasible_fractions(specs, settings.cores), round(cycle_ns * stretch))
 
 
 def rms_relative_error(actual_ns: Mapping[str, int], share: Mapping[str, float]) -> float:

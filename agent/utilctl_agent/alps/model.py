@@ -85,11 +85,13 @@ class Reading(NamedTuple):  # made at every wake-up: a NamedTuple costs half of 
     cpu_ns: CPU time consumed by all its processes.
     wait_ns: time in which it was ready, nothing of it ran, and it waited for a CPU. None: not known this time.
     blocked: nothing of it wants a CPU at this instant (the paper's wait channel). None: not known this time.
+    queued_ns: time in which at least one of its threads waited for a CPU, whatever the others did. None: not known.
     """
 
     cpu_ns: int
     wait_ns: int | None = None
     blocked: bool | None = None
+    queued_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,13 @@ class Switch(NamedTuple):
 
     Where readings lag (``Decision.lags``), the consumption of the one whose turn had ended one switch earlier.
     others_cpu_ns: consumption of those who shared the turn, in their order.
+    took_ns: how long it took to resume the one and pause the other.
     """
 
     now_ns: int
     cpu_ns: int
     others_cpu_ns: tuple[int, ...] = ()
+    took_ns: int = 0
 
 
 class Decision(NamedTuple):
@@ -148,6 +152,7 @@ class Decision(NamedTuple):
     idle: nobody wants anything: until somebody on this host waits for a CPU, there will be nothing to decide.
     lags: readings of what runs on several CPUs lag, so whoever carries the plan out reads each principal at the first
         switch after the one that ended its turn, before it can run again.
+    cores: CPUs that a turn of the plan fills.
     """
 
     ineligible: tuple[str, ...]
@@ -157,6 +162,7 @@ class Decision(NamedTuple):
     plan: tuple[Turn, ...] = ()
     lags: bool = False
     idle: bool = False
+    cores: int = 1
 
 
 class Scheduler(Protocol):
@@ -164,6 +170,11 @@ class Scheduler(Protocol):
 
     Calls must come with non-decreasing ``now_ns``. A new principal starts out running (eligible).
     """
+
+    @property
+    def stretch(self) -> float:
+        """How many times longer than asked for cycles are, because switching takes so long; mostly 1."""
+        ...
 
     def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
         """Add a principal, or change the share, cap or parallelism of one that is there."""

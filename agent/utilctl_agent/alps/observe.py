@@ -23,6 +23,11 @@ class ObservingScheduler:
         self._cycle_ns = 0
         self._cycles = 0
 
+    @property
+    def stretch(self) -> float:
+        """See model.Scheduler. This core knows nothing of what switching takes."""
+        return 1.0
+
     def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
         """See model.Scheduler."""
         if spec.name not in self._specs:

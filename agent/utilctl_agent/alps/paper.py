@@ -44,6 +44,11 @@ class PaperScheduler:
         self._next_wake_ns: int | None = None
         self._cycles = 0
 
+    @property
+    def stretch(self) -> float:
+        """See model.Scheduler. This core knows nothing of what switching takes."""
+        return 1.0
+
     def put(self, spec: PrincipalSpec, now_ns: int, reading: Reading) -> None:
         """See model.Scheduler. A newcomer gets its allotment at once and is measured in the next quantum."""
         known = self._principals.get(spec.name)

@@ -21,12 +21,16 @@ from utilctl_common.quantities import NS_PER_MS
 HORIZON_NS: Final = 1000 * NS_PER_MS
 """How far ahead turns are planned, in whole turns. Arbitrary: longer saves little, and errors are only corrected, and
 cycles only reported, when the plan is over."""
+FORESEEN_CYCLES: Final = 4
+"""Planned in any case, however long they are: within a plan misses are evened out over several cycles."""
 MOST_TURNS: Final = 100
 """Turns in a plan. Arbitrary: planning one costs some 10 us, and when the plan is off, the rest is planned in vain."""
 FULL_USE: Final = 0.9
 """Part of a turn that must have been used for the plan to go on; as much beyond it is too much. What was missed in
 earlier turns counts as well: a plan must not carry small misses on for long."""
-
+FULL_USE_UNSEEN: Final = 0.75
+"""The same where readings lag: with hundreds of processes some of a turn goes to those before, who get on a CPU one by
+one to stop, and what one turn lacks is made up for by the next."""
 
 SIDE_BY_SIDE: Final = 1.4
 """Those whose parts differ by less than this share a turn. Arbitrary: the larger, the fewer wake-ups, and the more is
@@ -57,9 +61,9 @@ class PlannedTurn(NamedTuple):
 class Rules(NamedTuple):
     """What the plan is made by.
 
-    cores: CPUs. lead_ns: time that a turn takes beyond its allowance. slack_ns: how much more or less than expected may
-    have been used. aim_ns: how much later the last turn is to end. horizon_ns: how far to plan, in whole turns.
-    longest_ns: a turn longer than this is divided.
+    cores: CPUs. lead_ns: time that a turn takes beyond its allowance. full_use: part of a turn that must have been
+    used. slack_ns: how much more or less may have been used beyond that. aim_ns: how much later the last turn is to
+    end. horizon_ns: how far to plan, in whole turns. longest_ns: a turn longer than this is divided.
     floor_ns(allowance, turns): where a turn that begins with this allowance, after that many in the cycle, ends.
     threshold_ns(principal): allowance below which there is no turn.
     together_from_ns, together(candidates with allowances): asked once a cycle if so much is left of it, who shares a
@@ -68,6 +72,7 @@ class Rules(NamedTuple):
 
     cores: int
     lead_ns: int
+    full_use: float
     slack_ns: int
     aim_ns: int
     horizon_ns: int
@@ -160,7 +165,7 @@ class _Books:
             self._expected_ns[id(principal)] += part_ns
             piece_ns += part_ns
             expected_ns += self._expected_ns[id(principal)]
-        tolerance_ns = round((1 - FULL_USE) * piece_ns) + self._rules.slack_ns
+        tolerance_ns = round((1 - self._rules.full_use) * piece_ns) + self._rules.slack_ns
         name, *others = (place.principal.spec.name for place in places)
         return Turn(name, end_ns, expected_ns - tolerance_ns, expected_ns + tolerance_ns, tuple(others))
 

@@ -7,7 +7,7 @@ it was blocked, what it forfeits (paper, section 2.4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from utilctl_agent.alps.feasible import most_cores
@@ -31,6 +31,9 @@ FILLS: Final = 0.85
 processes takes some time on every core, and two groups side by side are divided by their threads, not by shares."""
 RECOVERY: Final = 1.05
 """A group that finds no idle core is taken to be able to use this much more than was thought, until it shows."""
+QUEUED: Final = 0.8
+"""One of which some thread waited for this part of an observation could have used every CPU that it may use. Less than
+all of it, for the kernel's pressure counters lose time."""
 TRUSTED: Final = 3
 """Observations in a row after which a hungry principal is taken to stay so, and observed again only every LOOK_NS
 or when a turn leaves CPU time unused. Each doubles the time after which a turn is looked at before its end."""
@@ -48,6 +51,7 @@ class Principal:
     spec: PrincipalSpec
     last_cpu_ns: int
     last_wait_ns: int | None
+    last_queued_ns: int | None = field(default=None, init=False)
     last_ns: int  # when it was last read, or became eligible
     rate_cores: float  # CPUs it uses when nothing holds it back, as far as seen
     role: Role = "light"
@@ -107,6 +111,14 @@ def _waited_ns(principal: Principal, reading: Reading) -> int:
     return 0 if reading.blocked else longest_ns
 
 
+def _queued(principal: Principal, reading: Reading) -> bool:
+    """Whether some thread of it waited for a CPU nearly all the time."""
+    before_ns, principal.last_queued_ns = principal.last_queued_ns, reading.queued_ns
+    if reading.queued_ns is None or before_ns is None:
+        return False
+    return reading.queued_ns - before_ns >= QUEUED * principal.observed_ns
+
+
 def observe(principal: Principal, reading: Reading, settings: CoreSettings, use: Use) -> bool:
     """Conclude an observation: hungry or light, how many CPUs it uses, what it forfeits. True if it changed sides."""
     elapsed_ns = principal.observed_ns
@@ -146,7 +158,7 @@ def observe(principal: Principal, reading: Reading, settings: CoreSettings, use:
     if waited_ns > ROUNDING * elapsed_ns or principal.observed_used_ns + others_ns >= full_ns:
         seen_cores = max(seen_cores, RECOVERY * principal.rate_cores)  # it would have used more
     most = most_cores(principal.spec, settings.cores)
-    if settings.cores > 1 and seen_cores >= FILLS * most:
+    if _queued(principal, reading) or (settings.cores > 1 and seen_cores >= FILLS * most):
         seen_cores = most
     principal.rate_cores = min(most, max(seen_cores, FULL_TOLERANCE_CORES))
     if not principal.hungry and principal.allowance_ns > 0:

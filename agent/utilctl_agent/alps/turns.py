@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from utilctl_agent.alps import lead, lights, together
+from utilctl_agent.alps import lead, lights, plan, together
 from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.caps import caps_due_ns, fill
@@ -32,10 +32,11 @@ from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.lagging import IDLING, Lagging, prove
 from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
-from utilctl_agent.alps.plan import HORIZON_NS, PlannedTurn, Rules, plan_turns
+from utilctl_agent.alps.plan import FORESEEN_CYCLES, HORIZON_NS, PlannedTurn, Rules, plan_turns
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, observe, proven
 from utilctl_agent.alps.roles import Roles
 from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
+from utilctl_agent.alps.stretch import Stretch
 from utilctl_agent.alps.together import SharedTurn
 
 
@@ -58,11 +59,17 @@ class TurnScheduler:
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
         self._scan_ns = self._scanned_ns = 0  # when to look at idle principals again, and when that was done last
         self._caps_filled_ns: int | None = None
-        self._lead = Lead(lead.MOST_NS * settings.cores)
+        self._lead = Lead(settings.cores)
         self._unseen_ns = self._lead.most_ns + settings.cores * settings.reading_error_ns
         self._plan: list[PlannedTurn] = []
+        self._stretch = Stretch(settings.cores)
         self._lagging = Lagging(settings, self._accounts, self._lead)
         self._unsettled = self._lagging.unsettled
+
+    @property
+    def stretch(self) -> float:
+        """See model.Scheduler."""
+        return self._stretch.factor
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -97,7 +104,7 @@ class TurnScheduler:
         self._reallot()
 
     def _reallot(self) -> None:
-        allotted = allotments_ns([p.spec for p in self._principals.values()], self._settings)
+        allotted = allotments_ns([p.spec for p in self._principals.values()], self._settings, stretch=self.stretch)
         for name, principal in self._principals.items():
             principal.allowance_ns += allotted[name] - principal.allotment_ns
             principal.allotment_ns = allotted[name]
@@ -150,9 +157,10 @@ class TurnScheduler:
         sleep_ns = self._sleep_ns(now_ns)
         self._plan = self._planned(now_ns)
         if self._plan:
-            plan = tuple(planned.turn for planned in self._plan)
+            turns = tuple(planned.turn for planned in self._plan)
             self._lagging.plan_begins()
-            return Decision(tuple(ineligible), tuple(eligible), plan[0].until_ns, closed, plan, self._lagging.on)
+            wake_ns, lags = turns[0].until_ns, self._lagging.on
+            return Decision(tuple(ineligible), tuple(eligible), wake_ns, closed, turns, lags, cores=self._cores)
         idle = not self._caps and lights.idle(self._lights.values(), len(self._principals))
         return Decision(tuple(ineligible), tuple(eligible), now_ns + sleep_ns, closed, idle=idle)
 
@@ -191,12 +199,13 @@ class TurnScheduler:
             return []
         if any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):
             return []
-        horizon_ns = HORIZON_NS
+        horizon_ns = max(HORIZON_NS, FORESEEN_CYCLES * self._accounts.allotted_ns // settings.cores)
         if self._lights:
-            horizon_ns = min(HORIZON_NS, lights.glance_period_ns(len(self._lights), settings))
+            horizon_ns = min(horizon_ns, lights.glance_period_ns(len(self._lights), settings))
         rules = Rules(
             cores=settings.cores,
             lead_ns=self._lead.planned_ns,
+            full_use=plan.FULL_USE_UNSEEN if self._lagging.on else plan.FULL_USE,
             slack_ns=self._lead.most_ns * settings.cores,
             aim_ns=lead.AIM_NS,
             horizon_ns=horizon_ns,
@@ -246,6 +255,10 @@ class TurnScheduler:
                 self._shared.begin(self._turn, now_ns)
             closed += self._unsettled.complete(records)
             self._held_back = True
+        if self._stretch.learn(switches, self._accounts.allotted_ns):
+            self._reallot()
+        if switches:
+            self._lead.switching_takes(sum(switch.took_ns for switch in switches) // len(switches))
         self._roles.moved.clear()
         self._plan = []
         if failed and not self._lagging.on:
@@ -276,7 +289,7 @@ class TurnScheduler:
             principal = self._principals.get(name)
             if principal is None:
                 continue
-            cpu_ns, wait_ns, blocked = reading
+            cpu_ns, wait_ns, blocked, _ = reading
             if name in self._unsettled.names:
                 self._lagging.settle(principal, cpu_ns)
                 continue

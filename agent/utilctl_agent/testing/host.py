@@ -65,6 +65,7 @@ class SimulatedGroup:
     stopped_by_user: bool = False
     pauses: int = 0
     wait_ns: int = 0
+    queued_ns: int = 0
     removed: bool = False
     ledger: Ledger | None = None
     stubborn: bool = False
@@ -103,7 +104,7 @@ class SimulatedGroup:
         if not observe:
             return Reading(cpu_ns)
         alive = [p for p in self.processes if p.state != "ended"]
-        return Reading(cpu_ns, self.wait_ns, all(p.state == "asleep" for p in alive))
+        return Reading(cpu_ns, self.wait_ns, all(p.state == "asleep" for p in alive), self.queued_ns)
 
     def pause(self) -> None:
         """See host.port.Group."""
@@ -308,6 +309,7 @@ class SimulatedHost:
         self.idle_ns += step_ns * (self.cores - len(self._running))
         running_groups = {id(process.group) for process in self._running}
         for group in {id(p.group): p.group for p in self._queue}.values():
+            group.queued_ns += step_ns
             if id(group) not in running_groups:
                 group.wait_ns += step_ns
         after_ns = self._now_ns + step_ns

@@ -182,3 +182,9 @@ def _print(result: LocalResult) -> None:
         f"by {result.mechanism} ({result.mechanism_reason}), loop class {result.loop_class}",
         highlight=False,
     )
+    if result.cycle_stretch > 1:
+        console.print(
+            f"Cycles were made {result.cycle_stretch:.1f} times longer than asked for, because pausing and resuming "
+            "so many processes takes long.",
+            highlight=False,
+        )

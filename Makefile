@@ -5,12 +5,13 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(CURDIR)/$(VENV)
 # The helpers of the tests are modules too.
 export MYPYPATH := tests
 
-.PHONY: help demo test chaos lint format proto proto-release bench clean
+.PHONY: help demo test chaos consistency lint format proto proto-release bench clean
 
 help:
 	@echo "make demo    watch fleet-wide shares at work on this machine (about 20 s)"
 	@echo "make test    lint, types, import rules, generated code, and all tests"
 	@echo "make chaos   kill and stop its parts at random instants; TRIALS=200 for a short run"
+	@echo "make consistency  kill controllers and etcd members under writes; WRITES=100 for a short run"
 	@echo "make lint    the checks without the tests"
 	@echo "make bench   reproduce the experiments; QUICK=1 for a short run"
 	@echo "make proto   regenerate the code from proto/"
@@ -42,6 +43,11 @@ chaos: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m chaos --trials $(TRIALS) --peer-trials $(PEER_TRIALS) \
 		$(if $(SEED),--seed $(SEED)) \
 		$(if $(filter $(LONG),$(TRIALS)),--json docs/benchmarks/chaos.json --page docs/safety.md)
+
+WRITES ?= 1000
+consistency: $(VENV)/.installed-dev
+	@tools/setup_etcd.sh $(VENV)/etcd
+	PYTHONPATH=tests $(BIN)/python -m chaos.consistency --writes $(WRITES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

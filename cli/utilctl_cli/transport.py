@@ -1,8 +1,9 @@
 """Reaching a controller: which of the addresses answers, how long to wait, and what a failed call means.
 
-Addresses are tried in turn. A read goes on to the next address whenever one gives no answer. A write goes on
-only where the controller certainly did not get it; one that was cut off is reported, never repeated.
-What a controller answers, a refusal too, is the answer.
+Addresses are tried in turn; one that does not lead sends us to the one that does. While none leads, as for some
+seconds after a leader is gone, they are asked again for as long as there is time. A read goes on to the next address
+whenever one gives no answer. A write goes on only where the controller certainly did not get it; one that was cut off
+is reported, never repeated. What a controller answers, a refusal too, is the answer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import grpc
 from utilctl_cli.tracing import traced_channel
 from utilctl_common.errors import ConflictError, FailedError, UnreachableError, UsageError, UtilctlError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+from utilctl_common.redirect import MOST_HOPS, leader_of
 from utilctl_proto.v1.control_pb2_grpc import ControlServiceStub
 
 Request = TypeVar("Request")
@@ -26,6 +28,9 @@ Response_co = TypeVar("Response_co", covariant=True)
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """Largest answer accepted. Arbitrary; 100,000 services on ten hosts each are about 100 MB."""
+
+LEADERLESS_NS: Final = 200 * NS_PER_MS
+"""Pause before everybody is asked again who leads. Arbitrary, well below what an election takes."""
 
 _ERRORS: Final[dict[grpc.StatusCode, type[UtilctlError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: UsageError,
@@ -82,36 +87,56 @@ class Transport:
         *,
         is_write: bool,
     ) -> Response:
-        refusals: list[str] = []
-        for index, address in enumerate(self._addresses):
+        refusals: dict[str, str] = {}
+        waiting = list(self._addresses)
+        hops = 0
+        leaderless = False
+        while waiting:
+            address = waiting.pop(0)
             # What is left is split evenly, so that an address that swallows packets leaves time for the next.
             left_ns = max(0, self._deadline_ns - time.monotonic_ns())
-            budget_ns = left_ns // (len(self._addresses) - index)
+            budget_ns = left_ns // (len(waiting) + 1)
             with _channel(address, budget_ns) as channel:
                 try:
                     return call(ControlServiceStub(traced_channel(channel)))(request, timeout=budget_ns / NS_PER_S)
                 except grpc.RpcError as error:
-                    code, details = _status(error)
-            silence = _silence(code, details, budget_ns)
-            if silence is None:
-                raise _answer(code, details, address)
-            if is_write and not silence.never_sent:
-                raise UnreachableError(
-                    f"controller {address}: {silence.reason}, the change may or may not have been made",
-                    hint="look with 'utilctl history' before repeating it",
-                )
-            refusals.append(f"{address} ({silence.reason})")
+                    code, details, leader = _status(error)
+            if leader is not None:
+                leaderless = True  # until the one it names, or another one, answers
+                refusals[address] = f"does not lead, {leader} does" if leader else "knows of no leader"
+                hops += 1
+                if leader and hops <= MOST_HOPS:
+                    waiting = [leader, *(other for other in waiting if other != leader)]
+            else:
+                silence = _silence(code, details, budget_ns)
+                if silence is None:
+                    raise _answer(code, details, address)
+                if is_write and not silence.never_sent:
+                    raise UnreachableError(
+                        f"controller {address}: {silence.reason}, the change may or may not have been made",
+                        hint="look with 'utilctl history' before repeating it",
+                    )
+                refusals[address] = silence.reason
+            if not waiting and leaderless and time.monotonic_ns() + LEADERLESS_NS < self._deadline_ns:
+                time.sleep(LEADERLESS_NS / NS_PER_S)
+                waiting, hops, leaderless = list(self._addresses), 0, False
+        if any("lead" in reason for reason in refusals.values()):
+            raise UnreachableError(
+                f"no controller leads: {', '.join(f'{at} {why}' for at, why in refusals.items())}",
+                hint="try again in a few seconds",
+            )
         raise UnreachableError(
-            f"no controller answers at {', '.join(refusals)}",
+            f"no controller answers at {', '.join(f'{at} ({why})' for at, why in refusals.items())}",
             hint=f"start one with 'utilctl-controller --listen {self._addresses[0]}', "
             "or name another with --controller or UTILCTL_CONTROLLER",
         )
 
 
-def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, str | None]:
+    """Code and words of a failed call, and the leader it names (empty: none; None: it was no redirection)."""
     # The error of a blocking call is a grpc.Call too, which the published types cannot say.
     call = cast("grpc.Call", error)
-    return call.code(), (call.details() or "").strip()
+    return call.code(), (call.details() or "").strip(), leader_of(call.trailing_metadata())
 
 
 def _channel(address: str, budget_ns: int) -> grpc.Channel:

@@ -38,6 +38,17 @@ class UnreachableError(UtilctlError):
     exit_code = 3
 
 
+class NotLeadingError(UnreachableError):
+    """Another controller leads, at ``leader``; empty: none is known. Nothing was done."""
+
+    def __init__(self, leader: str) -> None:
+        super().__init__(
+            f"this controller does not lead, {leader} does" if leader else "no controller leads at the moment",
+            hint=f"ask {leader}" if leader else "try again in a few seconds",
+        )
+        self.leader = leader
+
+
 class ConflictError(UtilctlError):
     """Somebody else changed the same thing first; nothing was changed by this request."""
 

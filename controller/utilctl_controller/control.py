@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import wraps
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import grpc
 
-from utilctl_common.errors import FailedError
+from utilctl_common.errors import FailedError, NotLeadingError
 from utilctl_common.names import parse_see_name
 from utilctl_common.policy import Hold
 from utilctl_common.telemetry_grpc import current_trace_id
@@ -29,6 +30,18 @@ MAX_HISTORY: Final = 10_000
 """Entries of history returned where no limit is asked for, and at most."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Any]])
+
+
+def led(handler: Handler) -> Handler:
+    """Decorate a handler of the control plane: answered by the leader alone, others say who that is."""
+
+    @wraps(handler)
+    async def wrapped(self: ControlPlane, request: object, context: Context) -> Any:  # noqa: ANN401 - any response
+        self.check_leading()
+        return await handler(self, request, context)
+
+    return answering(cast("Handler", wrapped))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +68,44 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
     def __init__(
         self,
         keeper: PolicyKeeper,
-        rebalancer: Rebalancer,
         source: StateSource,
         allocate: Callable[[AllocationProblem], Awaitable[Allocation]],
     ) -> None:
         """allocate: for questions, beside the decisions."""
         self._allocate = allocate
         self._keeper = keeper
-        self._rebalancer = rebalancer
+        self._leads: Rebalancer | None = None
+        self._leader = ""
         self._source = source
         self._writer = PolicyWriter(keeper)
 
-    @answering
+    def lead(self, rebalancer: Rebalancer) -> None:
+        """Answer from now on."""
+        self._leads = rebalancer
+
+    def follow(self, leader: str) -> None:
+        """Send callers to the address ``leader`` from now on, empty: to nobody in particular."""
+        self._leads, self._leader = None, leader
+
+    def check_leading(self) -> None:
+        """Raise NotLeadingError unless this controller leads."""
+        if self._leads is None:
+            raise NotLeadingError(self._leader)
+
+    @property
+    def _rebalancer(self) -> Rebalancer:
+        """Raises NotLeadingError."""
+        self.check_leading()
+        assert self._leads is not None
+        return self._leads
+
+    @led
     async def SetShare(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.SetShareRequest, context: Context
     ) -> control_pb2.SetShareResponse:
         """Create or change one policy."""
         edit = codec.edit_from(request)
+        rebalancer = self._rebalancer  # also if another one leads by the time the write is done
         previous, record = await self._writer.set(edit)
         return codec.set_share_response(
             record,
@@ -79,10 +113,10 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             changed=previous is None or previous.policy != record.policy,
             dry_run=edit.terms.dry_run,
             trace_id=current_trace_id(),
-            warnings=reachability_warnings(self._rebalancer.decision, record.policy),
+            warnings=reachability_warnings(rebalancer.decision, record.policy),
         )
 
-    @answering
+    @led
     async def DeleteSee(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.DeleteSeeRequest, context: Context
     ) -> control_pb2.DeleteSeeResponse:
@@ -90,7 +124,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         edit = codec.delete_from(request)
         return codec.delete_response(await self._writer.delete(edit), dry_run=edit.terms.dry_run)
 
-    @answering
+    @led
     async def Apply(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ApplyRequest, context: Context
     ) -> control_pb2.ApplyResponse:
@@ -101,14 +135,14 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             applied.plan, applied.revision, dry_run=edit.terms.dry_run, trace_id=current_trace_id()
         )
 
-    @answering
+    @led
     async def ListPolicies(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ListPoliciesRequest, context: Context
     ) -> control_pb2.ListPoliciesResponse:
         """Every policy as the store itself has it, by SEE."""
         return codec.policies_message(await self._keeper.confirmed())
 
-    @answering
+    @led
     async def Hold(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.HoldRequest, context: Context
     ) -> control_pb2.HoldResponse:
@@ -123,7 +157,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         _, record = await self._writer.change(edit.see, edit.terms, lambda stored: apply_hold(stored, hold))
         return codec.hold_response(record, hold, dry_run=edit.terms.dry_run)
 
-    @answering
+    @led
     async def Release(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ReleaseRequest, context: Context
     ) -> control_pb2.ReleaseResponse:
@@ -135,18 +169,19 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         changed = previous is not None and previous.policy.hold is not None
         return control_pb2.ReleaseResponse(record=codec.record_message(record), changed=changed, dry_run=terms.dry_run)
 
-    @answering
+    @led
     async def SetEnabled(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.SetEnabledRequest, context: Context
     ) -> control_pb2.SetEnabledResponse:
         """Let shares hold on the whole fleet, or let nobody be held back."""
+        rebalancer = self._rebalancer
         switch, changed = await self._writer.switch(codec.switch_from(request))
-        connected = sum(host.connected for host in self._rebalancer.hosts.values())
+        connected = sum(host.connected for host in rebalancer.hosts.values())
         return control_pb2.SetEnabledResponse(
             fleet_switch=codec.switch_message(switch), changed=changed, hosts=connected
         )
 
-    @answering
+    @led
     async def PlanLive(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.PlanLiveRequest, context: Context
     ) -> control_pb2.PlanLiveResponse:
@@ -161,7 +196,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         found = whatif.compare(before, after, decision.sees, problem, await self._allocate(problem))
         return whatif_codec.response(found, self._source.state().decided_unix_ns, len(problem.hosts))
 
-    @answering
+    @led
     async def ListServices(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ListServicesRequest, context: Context
     ) -> control_pb2.ListServicesResponse:
@@ -171,7 +206,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             services=[codec.service_message(view) for view in views.values()], controller=self._controller()
         )
 
-    @answering
+    @led
     async def ListHosts(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ListHostsRequest, context: Context
     ) -> control_pb2.ListHostsResponse:
@@ -182,7 +217,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             hosts=[codec.host_message(view, now_unix_ns) for view in views], controller=self._controller()
         )
 
-    @answering
+    @led
     async def GetShare(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.GetShareRequest, context: Context
     ) -> control_pb2.GetShareResponse:
@@ -191,7 +226,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
             service=codec.service_message(self._view(request.see)), controller=self._controller()
         )
 
-    @answering
+    @led
     async def Explain(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ExplainRequest, context: Context
     ) -> control_pb2.ExplainResponse:
@@ -201,7 +236,7 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         explanation = explain(self._rebalancer, view, time.monotonic_ns())
         return codec.explain_message(view, explanation, state.decided_unix_ns, state.trace_id)
 
-    @answering
+    @led
     async def ListHistory(  # noqa: N802 - the name of the RPC
         self, request: control_pb2.ListHistoryRequest, context: Context
     ) -> control_pb2.ListHistoryResponse:

@@ -24,6 +24,10 @@ from utilctl_controller.store.open import open_store
     help="Address to serve on; port 0 takes a free one.",
 )  # fmt: skip
 @click.option(
+    "--advertise", default="", metavar="HOST:PORT",
+    help="Where agents and utilctl reach this controller while it leads.  [default: the address of --listen]",
+)  # fmt: skip
+@click.option(
     "--store", "store_spec", required=True, metavar="SPEC",
     help="Where policies are kept: sqlite:PATH or etcd:HOST:PORT[,HOST:PORT...].",
 )  # fmt: skip
@@ -35,8 +39,19 @@ from utilctl_controller.store.open import open_store
     "--mode", type=click.Choice(MODES), default="fleet", show_default=True, help="How the fleet is allocated."
 )
 @click.option("--verbose", "-v", is_flag=True, help="Log agents coming and going.")
-def cli(listen: str, store_spec: str, report_interval: str, lease: str, mode: str, verbose: bool) -> None:
-    """Serve one controller until SIGTERM or SIGINT."""
+def cli(
+    listen: str, advertise: str, store_spec: str, report_interval: str, lease: str, mode: str, verbose: bool
+) -> None:
+    """Serve one controller until SIGTERM or SIGINT.
+
+    Several on one store elect a leader; the others send everybody there, and one takes over within seconds when it is
+    gone.
+
+    \b
+    Examples:
+      utilctl-controller --store sqlite:/var/lib/utilctl/policy.db
+      utilctl-controller --listen 0.0.0.0:7400 --advertise ctl-1:7400 --store etcd:e1:2379,e2:2379,e3:2379
+    """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(message)s",
@@ -44,6 +59,7 @@ def cli(listen: str, store_spec: str, report_interval: str, lease: str, mode: st
     )
     settings = ControllerSettings(
         listen=listen,
+        advertise=advertise,
         report_interval_ns=parse_duration_ns(report_interval),
         lease_ns=parse_duration_ns(lease),
         mode=parse_mode(mode),

@@ -30,6 +30,7 @@ GAUGES = {
     "utilctl_host_relative_error_ratio": "RMS relative error of a host's scheduler loop",
     "utilctl_host_overhead_ratio": "CPU that a host's agent uses, as a part of one core",
     "utilctl_controller_agents": "Agents connected",
+    "utilctl_controller_leading_ratio": "1 while this controller leads, 0 while it follows another one",
     "utilctl_controller_store_available_ratio": "1 while the policy store answers, otherwise 0",
     "utilctl_controller_enabled_ratio": "1 while shares hold, 0 while an operator has disabled them on the fleet",
     "utilctl_controller_held_services": "Services whose targets are held",
@@ -52,6 +53,9 @@ class ControllerMetrics:
             "utilctl_controller_sessions_refused_total", description="Agent connections refused"
         )
         self._pushes = meter.create_counter("utilctl_controller_pushes_total", description="Target sets sent to agents")
+        self._elections = meter.create_counter(
+            "utilctl_controller_elections_total", description="Times that this controller began to lead"
+        )
         self._failures = meter.create_counter(
             "utilctl_controller_decision_failures_total", description="Decisions that failed"
         )
@@ -79,6 +83,10 @@ class ControllerMetrics:
     def decided(self, seconds: float) -> None:
         """A decision took ``seconds``."""
         self._seconds.record(seconds)
+
+    def elected(self) -> None:
+        """This controller leads from now on."""
+        self._elections.add(1)
 
     def failed(self) -> None:
         """A decision failed."""

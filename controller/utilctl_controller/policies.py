@@ -96,12 +96,8 @@ class PolicyKeeper:
         """The newest known policies, by SEE, without holds whose time is over."""
         return {see: without_past_hold(record.policy, now_unix_ns) for see, record in self._records.items()}
 
-    async def start(self) -> int:
-        """Take the next epoch, read the policies, start to watch. Returns the epoch.
-
-        Raises StoreUnavailableError: a controller needs its store once, to start.
-        """
-        epoch = await self._workers.run(self._store.next_epoch)
+    async def start(self) -> None:
+        """Read the policies, start to watch. Raises StoreUnavailableError: a controller needs its store to start."""
         self._reload(await self._workers.run(self._store.snapshot))
         loop = asyncio.get_running_loop()
         self._watcher = threading.Thread(
@@ -109,7 +105,12 @@ class PolicyKeeper:
         )
         self._watcher.start()
         self._prober = asyncio.create_task(self._probe(), name="store-probe")
-        return epoch
+
+    async def catch_up(self) -> None:
+        """Take in all that was written so far, also what the watch has still to tell. Raises StoreUnavailableError."""
+        snapshot = await self.confirmed()
+        if snapshot.revision > self.revision:
+            self._reload(snapshot)
 
     async def stop(self) -> None:
         """Stop watching. Calls in flight end by themselves."""

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
 
 from utilctl_common.policy import HeldShare, SeePolicy
 from utilctl_controller.allocation.lint import unreachable
@@ -96,7 +95,8 @@ class Rebalancer:
 
     def __init__(self, settings: ControllerSettings, epoch: int, allocate: Allocate, now_ns: int) -> None:
         """``epoch`` is this controller's, above that of every earlier one; ``now_ns`` is when it starts."""
-        self.epoch: Final = epoch
+        self.epoch = epoch
+        """In which targets are sent. For reading only; ``advance`` changes it."""
         self.hosts: dict[str, HostState] = {}
         """Every host ever heard of and not forgotten, connected or not. For reading only."""
         self.policies: Mapping[str, SeePolicy] = {}
@@ -124,6 +124,13 @@ class Rebalancer:
     def learning(self, now_ns: int) -> bool:
         """Whether demand moves nothing yet because this controller has only just started."""
         return now_ns < self._learning_until_ns
+
+    def advance(self, epoch: int) -> None:
+        """This controller leads anew, by a later epoch: everybody is sent their targets again."""
+        self.epoch = epoch
+        for host in self.hosts.values():
+            host.pushed = None
+        self._dirty = True
 
     # Events
 

@@ -9,7 +9,15 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from utilctl_common.errors import ConflictError, FailedError, UnreachableError, UsageError, UtilctlError
+from utilctl_common.errors import (
+    ConflictError,
+    FailedError,
+    NotLeadingError,
+    UnreachableError,
+    UsageError,
+    UtilctlError,
+)
+from utilctl_common.redirect import redirection
 from utilctl_controller.edits import NotFoundError
 
 _LOG = logging.getLogger(__name__)
@@ -39,15 +47,18 @@ def answering(handler: Handler) -> Handler:
 
     @wraps(handler)
     async def wrapped(self: object, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401 - any response
+        redirected: tuple[tuple[str, str], ...] = ()
         try:
             return await handler(self, request, context)
         except UtilctlError as error:
             code, details = status_of(error)
+            if isinstance(error, NotLeadingError):
+                redirected = redirection(error.leader)
         except grpc.aio.AbortError:
             raise
         except Exception:  # noqa: BLE001 - the last line of defence; the caller must get one line
             _LOG.exception("%s failed", handler.__name__)
             code, details = grpc.StatusCode.INTERNAL, "internal error; see the controller's log"
-        return await context.abort(code, details)
+        return await context.abort(code, details, redirected)
 
     return wrapped  # type: ignore[return-value] # wraps keeps the signature, which no type here can say

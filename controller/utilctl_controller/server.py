@@ -21,6 +21,7 @@ from utilctl_common.telemetry_grpc import TracingServerInterceptor
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
 from utilctl_controller.allocation.solver import allocate
 from utilctl_controller.control import ControllerState, ControlPlane
+from utilctl_controller.election import Elector
 from utilctl_controller.explain import DISABLED
 from utilctl_controller.fleet import Push
 from utilctl_controller.metrics import ControllerMetrics, Gauge
@@ -62,23 +63,21 @@ class Controller:
         self._server = grpc.aio.server(
             interceptors=[TracingServerInterceptor(telemetry.tracer)], options=_server_options(settings)
         )
-        self._rebalancer: Rebalancer
-        self._sessions: AgentSessions
+        self._rebalancer: Rebalancer  # of the time in which it leads, or last led
+        self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)
+        self._control = ControlPlane(self._keeper, self, lambda problem: self._questions.run(allocate, problem))
+        self._elector = Elector(
+            store, self, self.controller_id, ttl_ns=settings.seat_ttl_ns, doubt_ns=settings.lease_ns
+        )
 
     async def start(self) -> str:
-        """Serve. Returns HOST:PORT. Raises StoreUnavailableError, and FailedError if the address is taken."""
-        epoch = await self._keeper.start()
-        self._rebalancer = Rebalancer(self._settings, epoch, allocate, time.monotonic_ns())
-        self._rebalancer.on_policies(self._keeper.policies(time.time_ns()))
-        self._rebalancer.on_switch(disabled=self._disabled)
-        self._sessions = AgentSessions(
-            self._settings, self._rebalancer, self.controller_id, self._metrics, self._wake.set
-        )
-        control = ControlPlane(
-            self._keeper, self._rebalancer, self, lambda problem: self._questions.run(allocate, problem)
-        )
+        """Serve, as the leader or as a follower. Returns HOST:PORT.
+
+        Raises StoreUnavailableError, and FailedError if the address is taken.
+        """
+        await self._keeper.start()
         agent_pb2_grpc.add_AgentSessionServiceServicer_to_server(self._sessions, self._server)
-        control_pb2_grpc.add_ControlServiceServicer_to_server(control, self._server)
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, self._server)
         host, port = parse_listen(self._settings.listen)
         try:
             port = self._server.add_insecure_port(f"{host}:{port}")
@@ -89,22 +88,56 @@ class Controller:
                 f"cannot listen on {self._settings.listen}",
                 hint="is another program there? choose another --listen",
             )
-        await self._server.start()
-        self._loop_task = asyncio.create_task(self._decide_forever(), name="decide")
         self.address = f"{host}:{port}"
+        # Claimed before anything is served, so that nobody is refused by a controller that is about to lead.
+        await self._elector.start(self._settings.advertise or reachable(host, port))
+        await self._server.start()
         return self.address
 
     async def stop(self) -> None:
         """Stop serving: agents are told to look elsewhere, calls in progress get a moment. Idempotent."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
-            self._loop_task = None
-            self._sessions.stop()
+        self._sessions.stop()
+        await self._stop_deciding()
+        await self._elector.stop()
         await self._server.stop(_STOP_GRACE_S)
         await self._keeper.stop()
         self._solver.close()
         self._questions.close()
+
+    # Election
+
+    async def lead(self, epoch: int) -> None:
+        """See election.Office."""
+        await self._keeper.catch_up()  # what was acknowledged by the leader before is known to this one
+        self._metrics.elected()
+        if self._loop_task is not None:
+            self._rebalancer.advance(epoch)
+            self._wake.set()
+            return
+        self._rebalancer = Rebalancer(self._settings, epoch, allocate, time.monotonic_ns())
+        self._rebalancer.on_policies(self._keeper.policies(time.time_ns()))
+        self._rebalancer.on_switch(disabled=self._disabled)
+        self._sessions.lead(self._rebalancer)
+        self._control.lead(self._rebalancer)
+        self._loop_task = asyncio.create_task(self._decide_forever(), name="decide")
+
+    async def follow(self, leader: str) -> None:
+        """See election.Office."""
+        await self._stop_deciding()
+        self._sessions.follow(leader)
+        self._control.follow(leader)
+        if self._metrics.enabled:
+            self._metrics.publish((Gauge("utilctl_controller_leading_ratio", 0.0),))
+
+    async def doubt(self) -> None:
+        """See election.Office."""
+        self._sessions.look_elsewhere()
+
+    async def _stop_deciding(self) -> None:
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            await asyncio.gather(self._loop_task, return_exceptions=True)
+            self._loop_task = None
 
     def state(self) -> ControllerState:
         """The controller's state now, for status."""
@@ -221,6 +254,7 @@ class Controller:
         now_ns, limit = time.monotonic_ns(), self._settings.series_limit
         gauges = [
             Gauge("utilctl_controller_agents", self._sessions.connected),
+            Gauge("utilctl_controller_leading_ratio", 1.0),
             Gauge("utilctl_controller_store_available_ratio", float(self._keeper.status.available)),
             Gauge("utilctl_controller_enabled_ratio", float(not self._rebalancer.disabled)),
             Gauge(
@@ -248,6 +282,11 @@ class Controller:
                 Gauge("utilctl_host_overhead_ratio", host.overhead_ratio, of),
             ]
         return tuple(gauges)
+
+
+def reachable(host: str, port: int) -> str:
+    """Where others reach what listens on ``host``, if nothing better is said: this machine's name for a wildcard."""
+    return f"{socket.getfqdn() if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104 - compared, not bound
 
 
 def _span_context(traceparent: str) -> trace.SpanContext:

@@ -11,7 +11,8 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from utilctl_common.errors import UsageError
+from utilctl_common.errors import NotLeadingError, UsageError
+from utilctl_common.redirect import redirection
 from utilctl_controller import codec
 from utilctl_controller.fleet import AgentHello, Push
 from utilctl_controller.metrics import ControllerMetrics
@@ -84,13 +85,13 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
     def __init__(
         self,
         settings: ControllerSettings,
-        rebalancer: Rebalancer,
         controller_id: str,
         metrics: ControllerMetrics,
         wake: Callable[[], None],
     ) -> None:
         self._settings = settings
-        self._rebalancer = rebalancer
+        self._leads: Rebalancer | None = None
+        self._leader = ""
         self._controller_id = controller_id
         self._metrics = metrics
         self._wake = wake
@@ -103,6 +104,25 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
     def connected(self) -> int:
         """Agents connected now."""
         return len(self._sessions)
+
+    def lead(self, rebalancer: Rebalancer) -> None:
+        """Admit agents from now on."""
+        self._leads = rebalancer
+
+    def follow(self, leader: str) -> None:
+        """Send agents to the address ``leader`` from now on, those that are connected too; empty: to look for it."""
+        self._leads, self._leader = None, leader
+        self.look_elsewhere()
+
+    def look_elsewhere(self) -> None:
+        """Close every stream: agents try the next of their controllers, and come back if no other leads."""
+        for session in self._sessions.values():
+            session.end(_ELSEWHERE)
+
+    @property
+    def _rebalancer(self) -> Rebalancer:
+        assert self._leads is not None, "streams are only open while this controller leads"
+        return self._leads
 
     def deliver(self, push: Push, traceparent: str) -> None:
         """Hand a target set to its host's session. A renewal repeats the trace context of its set."""
@@ -130,7 +150,7 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
         requests = aiter(request_iterator)
         opened = await self._open(requests)
         if not isinstance(opened, Session):
-            await context.abort(*opened)
+            await context.abort(*opened, redirection(self._leader) if self._leads is None else ())
         session = opened
         reader = asyncio.create_task(self._read(session, requests), name=f"read-{session.hello.host}")
         try:
@@ -138,7 +158,7 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
             while (item := await session.next()) is not None:
                 if isinstance(item, tuple):
                     reader.cancel()
-                    await context.abort(*item)
+                    await context.abort(*item, redirection(self._leader) if self._leads is None else ())
                 else:
                     yield item
         finally:
@@ -160,6 +180,9 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
             return status_of(error)
         if self._stopping:
             return _STOPPING
+        if self._leads is None:
+            self._metrics.refused("not_leading")
+            return status_of(NotLeadingError(self._leader))
         if hello.epoch > self._rebalancer.epoch:
             self._metrics.refused("superseded")
             return grpc.StatusCode.FAILED_PRECONDITION, (
@@ -187,7 +210,7 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
     async def _read(self, session: Session, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
         try:
             async for request in requests:
-                if self._sessions.get(session.hello.host) is not session:
+                if self._sessions.get(session.hello.host) is not session or self._leads is None:
                     return
                 session.heard_ns = time.monotonic_ns()
                 if (status := self._handle(session, request)) is not None:
@@ -230,11 +253,13 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
         host = session.hello.host
         if self._sessions.get(host) is session:
             del self._sessions[host]
-            with contextlib.suppress(KeyError):  # forgotten already
-                self._rebalancer.on_disconnect(host, time.monotonic_ns())
+            if self._leads is not None:
+                with contextlib.suppress(KeyError):  # forgotten already, or of the time when it led before
+                    self._leads.on_disconnect(host, time.monotonic_ns())
             _LOG.info("%s disconnected", host)
 
 
+_ELSEWHERE: Final[Status] = (grpc.StatusCode.UNAVAILABLE, "another controller may lead by now; look for it")
 _STOPPING: Final[Status] = (
     grpc.StatusCode.UNAVAILABLE,
     "the controller is stopping; connect to another, or again later",

@@ -20,6 +20,9 @@ class ControllerSettings:
     """How a controller runs. Validated on construction; raises UsageError.
 
     - ``listen``: HOST:PORT to serve on; port 0 takes a free one.
+    - ``advertise``: HOST:PORT that agents and the command line are sent to while this controller leads; empty: where
+      it listens.
+    - ``seat_ttl_ns``: how long a leader that is gone without a word keeps its seat.
     - ``report_interval_ns``: how often agents report, and how often the fleet is decided on.
     - ``lease_ns``: how long an agent holds its targets without a renewal.
     - ``mode``: how the fleet is allocated, see the allocation model.
@@ -36,6 +39,8 @@ class ControllerSettings:
     """
 
     listen: str = "127.0.0.1:7400"
+    advertise: str = ""
+    seat_ttl_ns: int = 3 * NS_PER_S
     report_interval_ns: int = NS_PER_S
     lease_ns: int = 15 * NS_PER_S
     mode: AllocationMode = "fleet"
@@ -51,6 +56,8 @@ class ControllerSettings:
 
     def __post_init__(self) -> None:
         parse_listen(self.listen)
+        if self.advertise:
+            parse_listen(self.advertise)
         if self.mode not in MODES:
             raise UsageError(f"unknown mode {self.mode!r}", hint=f"use one of {', '.join(MODES)}")
         if not NS_PER_MS * 10 <= self.report_interval_ns <= 600 * NS_PER_S:

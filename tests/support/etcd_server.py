@@ -12,8 +12,9 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 from utilctl_common.quantities import NS_PER_S
@@ -46,9 +47,13 @@ class EtcdServer:
     The process also ends when the thread that started it does (where ``setpriv`` exists).
     """
 
-    def __init__(self, *flags: str) -> None:
-        """``flags`` are added to etcd's command line."""
+    def __init__(self, *flags: str, name: str = "default", peers: Mapping[str, int] = MappingProxyType({})) -> None:
+        """``flags`` are added to etcd's command line. peers: the peer ports of a cluster by its members' names, with
+        this one's (none: it is alone).
+        """
         self._flags = flags
+        self._name = name
+        self._peers = peers
         self._folder = Path(tempfile.mkdtemp(prefix="etcd-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.client_port = 0
@@ -75,6 +80,11 @@ class EtcdServer:
 
     def start(self) -> None:
         """Start on the same ports and data as before and wait until it serves. Raises RuntimeError if it does not."""
+        self.launch()
+        self.await_health()
+
+    def launch(self) -> None:
+        """Start on the same ports and data as before."""
         assert self._process is None
         client, peer = f"http://{self.address}", f"http://127.0.0.1:{self._peer_port}"
         command = [
@@ -85,7 +95,8 @@ class EtcdServer:
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--name={self._name}",
+            f"--initial-cluster={self._cluster() or f'{self._name}={peer}'}",
             "--logger=zap",
             "--log-level=error",
             *self._flags,
@@ -93,12 +104,19 @@ class EtcdServer:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def await_health(self) -> None:
+        """Wait until it serves. Raises RuntimeError if it does not."""
+        assert self._process is not None
         deadline_ns = time.monotonic_ns() + _START_TIMEOUT_NS
         while not self._is_healthy():
             if self._process.poll() is not None or time.monotonic_ns() > deadline_ns:
                 self.kill()
                 raise RuntimeError(f"etcd did not start: {self.log()[-500:]}")
             time.sleep(0.05)
+
+    def _cluster(self) -> str:
+        return ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in self._peers.items())
 
     def kill(self) -> None:
         """End the process as ``kill -9`` does. Idempotent."""
@@ -139,6 +157,10 @@ class EtcdServer:
         """What the server wrote."""
         return (self._folder / "log").read_text(errors="replace")
 
+    def take_ports(self, client_port: int, peer_port: int) -> None:
+        """Which ports to use, for a member of a cluster."""
+        self.client_port, self._peer_port = client_port, peer_port
+
     def _start_on_free_ports(self) -> None:
         for attempts_left in reversed(range(_START_ATTEMPTS)):
             self.client_port, self._peer_port = free_port(), free_port()
@@ -171,6 +193,33 @@ class EtcdServer:
             return False
         finally:
             connection.close()
+
+
+class EtcdCluster:
+    """Several members on loopback. Use it in ``with``; each member can be killed and started again."""
+
+    def __init__(self, size: int = 3) -> None:
+        peers = {f"m{number}": free_port() for number in range(size)}
+        self.members = [EtcdServer(name=name, peers=peers) for name in peers]
+        for member, port in zip(self.members, peers.values(), strict=True):
+            member.take_ports(free_port(), port)
+
+    def __enter__(self) -> EtcdCluster:
+        try:
+            for member in self.members:
+                member.launch()
+            for member in self.members:
+                member.await_health()  # a member alone is not healthy
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for member in self.members:
+            member.__exit__(kind, error, trace)
 
 
 def _base64(raw: bytes) -> str:

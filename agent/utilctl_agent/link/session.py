@@ -15,6 +15,7 @@ import grpc.aio
 from utilctl_agent.link import codec
 from utilctl_agent.link.targets import TargetSet
 from utilctl_common.errors import UsageError
+from utilctl_common.redirect import MOST_HOPS, leader_of
 from utilctl_proto.v1 import agent_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ OPTIONS: Final[list[tuple[str, int]]] = [
 
 
 class ControllerSession:
-    """Keeps a stream open to one of the controllers, tried in turn.
+    """Keeps a stream open to the controller that leads: those configured are tried in turn, redirections followed.
 
     ``on_targets`` gets every target set, ``on_interval`` the report interval that the controller asks for.
     ``on_renewal`` is asked first, with epoch, generation and lease: True if that is all there is to a set, which a
@@ -53,7 +54,7 @@ class ControllerSession:
         self._on_targets = on_targets
         self._on_interval = on_interval
         self._on_renewal = on_renewal
-        self._outgoing: asyncio.Queue[codec.ConnectRequest] | None = None
+        self._outgoing: asyncio.Queue[codec.ConnectRequest | None] | None = None
         self.connected = False
         self.connects = 0
 
@@ -75,33 +76,50 @@ class ControllerSession:
     async def run(self) -> None:
         """Connect, serve, reconnect; never returns."""
         retry_s = FIRST_RETRY_S
-        attempt = 0
+        attempt = hops = 0
+        leader = ""
         while True:
-            address = self._controllers[attempt % len(self._controllers)]
-            attempt += 1
+            address = leader
+            if not leader:
+                address = self._controllers[attempt % len(self._controllers)]
+                attempt += 1
+            leader = ""
             try:
                 served = await self._serve(address)
             except grpc.aio.AioRpcError as error:
                 served = self.connected
-                _LOG.warning("controller %s: %s", address, error.details() or error.code().name)
+                leader = leader_of(error.trailing_metadata()) or ""
+                level = logging.INFO if leader else logging.WARNING
+                _LOG.log(level, "controller %s: %s", address, error.details() or error.code().name)
             finally:
                 self.connected = False
                 self._outgoing = None
+            hops = hops + 1 if leader and leader != address and not served else 0
+            if 0 < hops <= MOST_HOPS:
+                continue  # at once: it is one who knows that says so
+            if hops:
+                leader = ""  # they point at each other: leaders are just changing
             retry_s = FIRST_RETRY_S if served else min(LAST_RETRY_S, retry_s * 1.6)
             # Full jitter, so that a fleet does not come back as one.
             await asyncio.sleep(random.uniform(0.3, 1.0) * retry_s)  # noqa: S311 - jitter, not a secret
 
     async def _serve(self, address: str) -> bool:
-        outgoing: asyncio.Queue[codec.ConnectRequest] = asyncio.Queue()
+        outgoing: asyncio.Queue[codec.ConnectRequest | None] = asyncio.Queue()
         self._outgoing = outgoing
 
         async def requests() -> AsyncIterator[codec.ConnectRequest]:
             yield self._make_hello()
-            while True:
-                yield await outgoing.get()
+            while (message := await outgoing.get()) is not None:
+                yield message
 
+        try:
+            return await self._converse(address, requests())
+        finally:
+            outgoing.put_nowait(None)  # the library's task that reads the requests outlives the stream otherwise
+
+    async def _converse(self, address: str, requests: AsyncIterator[codec.ConnectRequest]) -> bool:
         async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
-            stream = agent_pb2_grpc.AgentSessionServiceStub(channel).Connect(requests())
+            stream = agent_pb2_grpc.AgentSessionServiceStub(channel).Connect(requests)
             async for response in stream:
                 kind = response.WhichOneof("body")
                 if kind == "welcome":

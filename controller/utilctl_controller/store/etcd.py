@@ -6,6 +6,7 @@ Each value is ASCII JSON, xz-packed above 32 KiB (values.py):
   counts is etcd's own, which also moves when somebody edits the key by hand. ``PREFIX see/*`` is the fleet's switch.
 - ``PREFIX history/SEE-with-commas/WRITE``: ``see``, ``old``, ``new``, ``change``, ``version``. Its create
   revision is the change's revision, because the transaction that writes the SEE's key creates it.
+- ``PREFIX seat``: who leads, under a lease; see ``etcd_seat``.
 - ``PREFIX epoch``: ``epoch``, ``write``, ``schema`` of the whole (absent: 1), and ``store``, the database's
   identity, by which a watch notices that the database behind the endpoints is another one.
 
@@ -24,7 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-from utilctl_common.errors import FailedError, UsageError
+from utilctl_common.errors import UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.store import etcd_values
@@ -39,6 +40,7 @@ from utilctl_controller.store.etcd_client import (
 )
 from utilctl_controller.store.etcd_endpoints import Endpoint
 from utilctl_controller.store.etcd_read import Current, EtcdReader
+from utilctl_controller.store.etcd_seat import Epochs, EtcdSeat
 from utilctl_controller.store.etcd_watch import watch_policies
 from utilctl_controller.store.port import (
     Change,
@@ -46,18 +48,14 @@ from utilctl_controller.store.port import (
     PolicyEvent,
     Record,
     Reloaded,
+    Seat,
     Snapshot,
     StoreUnavailableError,
     SwitchEvent,
     SwitchRecord,
     Unavailable,
 )
-from utilctl_controller.store.values import (
-    MalformedValueError,
-    NewerSchemaError,
-    record_of,
-    value_in,
-)
+from utilctl_controller.store.values import NewerSchemaError, record_of, value_in
 from utilctl_controller.store.writes import KeyedWrites, KeyLost, KeysWritten, KeyWrite
 
 DEFAULT_PREFIX: Final = "/utilctl/v1/"
@@ -110,6 +108,8 @@ class EtcdStore(KeyedWrites):
         self._keys = etcd_values.Keys(prefix)
         self._client = EtcdClient(endpoints)
         self._reader = EtcdReader(self._client, self._keys, self._attempt_ns)
+        self._epochs = Epochs(self._client, self._keys, self._where, self._attempt_ns)
+        self._seat = EtcdSeat(self._client, self._keys, self._epochs, self._attempt_ns)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -135,6 +135,17 @@ class EtcdStore(KeyedWrites):
         """See the port. Raises FailedError if a newer controller keeps the database."""
         return self._answered(self._next_epoch)
 
+    def claim_seat(self, holder: str, address: str, ttl_ns: int) -> Seat:
+        """See the port. Raises FailedError if a newer controller keeps the database."""
+        try:
+            return self._seat.claim(holder, address, ttl_ns)
+        except EtcdError as error:  # not repeated here: the claimer does that all the time
+            raise self._no_answer(error) from None
+
+    def leave_seat(self) -> None:
+        """See the port."""
+        self._seat.leave()
+
     def close(self) -> None:
         """See the port. Watches end."""
         self._client.close()
@@ -143,9 +154,10 @@ class EtcdStore(KeyedWrites):
         try:
             return self._repeated(attempt)
         except EtcdError as error:
-            raise StoreUnavailableError(
-                f"{self._where} did not answer: {error}", hint="check that etcd runs there"
-            ) from None
+            raise self._no_answer(error) from None
+
+    def _no_answer(self, error: EtcdError) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self._where} did not answer: {error}", hint="check that etcd runs there")
 
     def _repeated(self, attempt: Callable[[], T]) -> T:
         """Repeat ``attempt`` while that may help and the deadline allows. Raises its last EtcdError."""
@@ -163,18 +175,8 @@ class EtcdStore(KeyedWrites):
                     raise
 
     def _next_epoch(self) -> int:
-        kv, _ = self._client.get(self._keys.epoch, self._attempt_ns)
-        try:
-            epoch, identity = etcd_values.decode_epoch(kv)
-        except NewerSchemaError as error:
-            raise FailedError(f"{self._where} {error}", hint="upgrade the controller") from None
-        except MalformedValueError as error:
-            raise StoreUnavailableError(
-                f"{self._where} holds a malformed epoch: {error}",
-                hint=f"put one never used, as {etcd_values.EPOCH_EXAMPLE}, into {self._keys.epoch}",
-            ) from None
+        epoch, identity, revision = self._epochs.read()
         puts = {self._keys.epoch: etcd_values.encode_epoch(epoch + 1, identity)}
-        revision = 0 if kv is None else kv.mod_revision
         result = self._client.write_if({self._keys.epoch: revision}, puts, (), (), self._attempt_ns)
         if not result.succeeded:
             # Somebody was faster, or an earlier attempt of ours, whose number is then left out.

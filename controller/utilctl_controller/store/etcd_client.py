@@ -227,8 +227,9 @@ class EtcdClient:
         timeout_ns: int,
         *,
         prefixes_unless_changed: Mapping[str, int] = MappingProxyType({}),
+        leases: Mapping[str, int] = MappingProxyType({}),
     ) -> TxnResult:
-        """Do all of ``puts`` and ``deletes`` if nothing that is named was changed.
+        """Do all of ``puts`` and ``deletes`` if nothing that is named was changed. ``leases``: of some of the puts.
 
         That is: each key of ``unless_changed`` was last written at its revision (0: it does not exist), and no key that
         begins with one of the prefixes was written after its revision.
@@ -251,7 +252,8 @@ class EtcdClient:
             for prefix, revision in prefixes_unless_changed.items()
         ]
         changes = [
-            rpc.RequestOp(request_put=rpc.PutRequest(key=name.encode(), value=value)) for name, value in puts.items()
+            rpc.RequestOp(request_put=rpc.PutRequest(key=name.encode(), value=value, lease=leases.get(name, 0)))
+            for name, value in puts.items()
         ]
         changes += [rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=name.encode())) for name in deletes]
         reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=name.encode())) for name in otherwise_get]
@@ -321,6 +323,27 @@ class EtcdClient:
             done.set()
             call.cancel()
             reader.join()
+
+    def grant_lease(self, ttl_s: int, timeout_ns: int) -> int:
+        """A new lease; etcd makes it longer where ``ttl_s`` is below what its elections take. Raises EtcdError."""
+        rpc = self._rpc
+        return int(self._call(self._etcd.leasestub.LeaseGrant, rpc.LeaseGrantRequest(TTL=ttl_s), timeout_ns).ID)
+
+    def keep_lease(self, lease: int, timeout_ns: int) -> bool:
+        """Prolong a lease by its whole length; False if it has ended. Raises EtcdError."""
+        request = self._rpc.LeaseKeepAliveRequest(ID=lease)
+
+        def once(requests: Iterator[Any], timeout: float) -> Any:  # noqa: ANN401 - untyped message
+            return next(iter(self._etcd.leasestub.LeaseKeepAlive(requests, timeout=timeout)), None)
+
+        response = self._call(once, iter([request]), timeout_ns)
+        if response is None:
+            raise EtcdUnavailableError("the server did not say whether the lease goes on")
+        return bool(response.TTL > 0)
+
+    def revoke_lease(self, lease: int, timeout_ns: int) -> None:
+        """End a lease; its keys are deleted. Raises EtcdError."""
+        self._call(self._etcd.leasestub.LeaseRevoke, self._rpc.LeaseRevokeRequest(ID=lease), timeout_ns)
 
     def close(self) -> None:
         """Close the connections; calls under way fail. Idempotent."""

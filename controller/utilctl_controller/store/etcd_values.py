@@ -8,7 +8,7 @@ from typing import Final
 
 from utilctl_controller.store import values
 from utilctl_controller.store.etcd_client import KeyValue
-from utilctl_controller.store.port import Change, HistoryEntry, Record, SwitchRecord
+from utilctl_controller.store.port import Change, HistoryEntry, Record, Seat, SwitchRecord
 from utilctl_controller.store.values import (
     STORE_SCHEMA_VERSION,
     MalformedValueError,
@@ -40,6 +40,11 @@ class Keys:
     def epoch(self) -> str:
         """The key of the controller epoch."""
         return f"{self.prefix}epoch"
+
+    @property
+    def seat(self) -> str:
+        """The key of the leader's seat."""
+        return f"{self.prefix}seat"
 
     def see(self, see: str) -> str:
         """The key of one SEE, or of the fleet's switch (values.FLEET_KEY)."""
@@ -128,6 +133,20 @@ def decode_epoch(kv: KeyValue | None) -> tuple[int, str]:
     if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
         raise MalformedValueError("it is not a count")
     return epoch, identity if isinstance(identity, str) else uuid.uuid4().hex
+
+
+def encode_seat(seat: Seat) -> bytes:
+    """What the seat's key holds."""
+    return values.encode({"holder": seat.holder, "address": seat.address, "epoch": seat.epoch}).encode()
+
+
+def decode_seat(kv: KeyValue) -> Seat:
+    """Who holds the seat. Raises MalformedValueError."""
+    data = values.decode(kv.value.decode("utf-8", "replace"))
+    holder, address, epoch = data.get("holder"), data.get("address"), data.get("epoch")
+    if not (isinstance(holder, str) and isinstance(address, str) and isinstance(epoch, int)):
+        raise MalformedValueError("it names no holder")
+    return Seat(holder, address, epoch)
 
 
 def identity_of(kv: KeyValue) -> str | None:

@@ -152,6 +152,15 @@ class Reloaded:
     snapshot: Snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who leads: ``holder`` is its id, ``address`` where it serves, ``epoch`` grows with every change of leader."""
+
+    holder: str
+    address: str
+    epoch: int
+
+
 class PolicyStore(Protocol):
     """The port. Methods block (bounded by the adapter's deadline) and are safe to call from several threads."""
 
@@ -202,6 +211,19 @@ class PolicyStore(Protocol):
 
     def next_epoch(self) -> int:
         """Durably add one to the controller epoch and return it. Raises StoreUnavailableError."""
+        ...
+
+    def claim_seat(self, holder: str, address: str, ttl_ns: int) -> Seat:
+        """Take the leader's seat if it is free, or prolong one's hold on it; who holds it now, oneself or another.
+
+        It is free when it was left, or not prolonged for ``ttl_ns`` (where the store knows time), or held by an earlier
+        life of a controller at the same ``address``. Taking it and the next epoch are one step. Raises
+        StoreUnavailableError; the seat may have been taken all the same, and is then found to be one's own next time.
+        """
+        ...
+
+    def leave_seat(self) -> None:
+        """Give up the seat, if it is held through this object. Never raises: one that cannot be left ends by itself."""
         ...
 
     def close(self) -> None:

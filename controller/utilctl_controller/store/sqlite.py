@@ -25,6 +25,7 @@ from utilctl_controller.store.port import (
     PolicyEvent,
     Record,
     Reloaded,
+    Seat,
     Snapshot,
     StoreUnavailableError,
     SwitchEvent,
@@ -40,6 +41,7 @@ from utilctl_controller.store.sqlite_file import (
     open_file,
     transaction,
 )
+from utilctl_controller.store.sqlite_seat import SqliteSeat
 from utilctl_controller.store.sqlite_watch import watch_policies
 from utilctl_controller.store.values import (
     NewerSchemaError,
@@ -75,6 +77,7 @@ class SqliteStore(KeyedWrites):
         self._file_id = file_id(self._path)
         with self._used(write=False) as connection:
             self._identity = sqlite_rows.identity(connection)
+        self._seat = SqliteSeat(self._path, self.next_epoch)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -111,9 +114,18 @@ class SqliteStore(KeyedWrites):
             connection.execute("UPDATE utilctl_store SET epoch = epoch + 1")
             return int(connection.execute("SELECT epoch FROM utilctl_store").fetchone()[0])
 
+    def claim_seat(self, holder: str, address: str, ttl_ns: int) -> Seat:
+        """See the port. The seat is a lock, which the kernel takes back from who dies: ``ttl_ns`` says nothing here."""
+        return self._seat.claim(holder, address)
+
+    def leave_seat(self) -> None:
+        """See the port."""
+        self._seat.leave()
+
     def close(self) -> None:
         """See the port. Watches end."""
         self._closed.set()
+        self._seat.leave()
         with self._lock:
             self._drop()
 

@@ -35,6 +35,8 @@ EXPERIMENTS = {
     "idle": "idle agent",
     "membership": "membership at scale",
     "allocation": "allocation",
+    "fairness": "F1",
+    "fleet": "agents on one controller",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

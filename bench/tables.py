@@ -281,6 +281,54 @@ def allocation(results: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def fairness(results: dict[str, Any]) -> str:
+    """F1."""
+    head = ["", "runs", "smallest over largest cores per share, measured", "per-host shares", "cores, measured"]
+    rows = [
+        [
+            name,
+            row["repeats"],
+            spread(row["measured_min_max_ratio"], 4),
+            number(row["per_host_min_max_ratio"], 2),
+            ", ".join(f"{see} {number(cores['median'], 3)}" for see, cores in row["measured_cores"].items()),
+        ]
+        for name, row in results.items()
+    ]
+    return table(head, rows)
+
+
+def fleet(results: dict[str, Any]) -> str:
+    """Agents on one controller."""
+    head = ["", "cores", "memory, MB", "a report's wait, p50, ms", "p99", "longest", "all back after a kill, s"]
+    load = [
+        [
+            name,
+            number(row["controller_cores"], 2),
+            number(row["controller_rss_mb"], 0),
+            *(number(row[f"wait_{which}_ms"], 1) for which in ("p50", "p99", "max")),
+            number(row["all_back_after_kill_s"], 1),
+        ]
+        for name, row in results.items()
+        if "controller_cores" in row
+    ]
+    parts = [table(head, load)]
+    ways = [
+        [
+            name,
+            row["changes"],
+            number(row["acknowledged_p50_ms"], 0),
+            number(row["applied_p50_ms"], 0),
+            *(number(row[f"on_every_agent_{which}_ms"], 0) for which in ("p50", "p99")),
+        ]
+        for name, row in results.items()
+        if "applied_p50_ms" in row
+    ]
+    if ways:
+        head = ["", "changes", "acknowledged, ms", "on an agent, ms", "on every agent, p50, ms", "p99, ms"]
+        parts.append(table(head, ways))
+    return "\n\n".join(parts)
+
+
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "accuracy": accuracy,
     "costs": costs,
@@ -291,4 +339,6 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "multicore": multicore,
     "idle": idle,
     "allocation": allocation,
+    "fairness": fairness,
+    "fleet": fleet,
 }

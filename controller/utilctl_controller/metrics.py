@@ -53,6 +53,9 @@ class ControllerMetrics:
             "utilctl_controller_sessions_refused_total", description="Agent connections refused"
         )
         self._pushes = meter.create_counter("utilctl_controller_pushes_total", description="Target sets sent to agents")
+        self._malformed = meter.create_counter(
+            "utilctl_controller_malformed_messages_total", description="Messages received that are none of this program"
+        )
         self._elections = meter.create_counter(
             "utilctl_controller_elections_total", description="Times that this controller began to lead"
         )
@@ -83,6 +86,10 @@ class ControllerMetrics:
     def decided(self, seconds: float) -> None:
         """A decision took ``seconds``."""
         self._seconds.record(seconds)
+
+    def malformed(self) -> None:
+        """Bytes arrived that are no message."""
+        self._malformed.add(1)
 
     def elected(self) -> None:
         """This controller leads from now on."""

@@ -25,6 +25,7 @@ from utilctl_controller.election import Elector
 from utilctl_controller.explain import DISABLED
 from utilctl_controller.fleet import Push
 from utilctl_controller.metrics import ControllerMetrics, Gauge
+from utilctl_controller.noise import NoiseInterceptor
 from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.sessions import AgentSessions
@@ -61,7 +62,8 @@ class Controller:
         self._trace_id = ""
         self._loop_task: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(
-            interceptors=[TracingServerInterceptor(telemetry.tracer)], options=_server_options(settings)
+            interceptors=[NoiseInterceptor(self._metrics.malformed), TracingServerInterceptor(telemetry.tracer)],
+            options=_server_options(settings),
         )
         self._rebalancer: Rebalancer  # of the time in which it leads, or last led
         self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)

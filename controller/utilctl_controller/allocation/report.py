@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
+from itertools import compress
 from typing import Final
+
+import numpy as np
 
 from utilctl_controller.allocation.instance import Instance
 from utilctl_controller.allocation.model import Allocation, AllocationProblem, SeeAllocation
@@ -52,11 +56,11 @@ def describe(problem: AllocationProblem, instance: Instance, cores: Sequence[flo
             wanted[node] = sum(claim.demand_cores.values())
         total[node] = sum(by_host[node].values())
     binding = [_binding(instance, node, total[node], wanted[node]) for node in range(nodes)]
-    full = _full_hosts(instance, cores)
+    squeezed = _squeezed_arcs(instance, cores)
     sees = [
         SeeAllocation(
             instance.path[node], total[node], by_host[node],
-            binding[node] or _capacity(instance, node, binding, cores, full), own_of[node],
+            binding[node] or _capacity(instance, node, binding, squeezed), own_of[node],
         )
         for node in range(nodes)
         if instance.listed[node]
@@ -77,17 +81,19 @@ def _binding(instance: Instance, node: int, total: float, wanted: float) -> str:
     return "floor" if floor and (total < floor_cores or close(total, floor_cores)) else ""
 
 
-def _full_hosts(instance: Instance, cores: Sequence[float]) -> list[bool]:
-    used = [0.0] * len(instance.hosts)
-    for host, amount in zip(instance.arc_host, cores, strict=True):
-        used[host] += amount
-    return [
-        amount > room / instance.ticks_per_core or close(amount, room / instance.ticks_per_core)
-        for amount, room in zip(used, instance.capacity, strict=True)
-    ]
+def _squeezed_arcs(instance: Instance, cores: Sequence[float]) -> list[bool]:
+    """By arc, whether a full host gives less than is wanted there, or all that it has."""
+    unit = instance.ticks_per_core
+    host = np.array(instance.arc_host, dtype=np.int64)
+    room, amount = np.array(instance.capacity, dtype=np.float64), np.array(cores, dtype=np.float64)
+    used, limit = np.bincount(host, amount, len(room)), np.array(instance.arc_demand, dtype=np.float64)
+    full = used >= room / unit - ROUNDING * np.maximum(1.0, np.maximum(used, room / unit))
+    squeezed = full[host] & ((limit >= room[host]) | (amount < limit / unit * (1 - ROUNDING)))
+    result: list[bool] = squeezed.tolist()
+    return result
 
 
-def _capacity(instance: Instance, node: int, binding: list[str], cores: Sequence[float], full: list[bool]) -> str:
+def _capacity(instance: Instance, node: int, binding: list[str], squeezed: list[bool]) -> str:
     above = instance.parent[node]
     while above >= 0:
         if binding[above] == "cap":
@@ -98,16 +104,11 @@ def _capacity(instance: Instance, node: int, binding: list[str], cores: Sequence
     while pending:
         leaf = pending.pop()
         pending += instance.children[leaf]
-        for arc in range(instance.arc_start[leaf], instance.arc_start[leaf + 1]):
-            host = instance.arc_host[arc]
-            limit = instance.arc_demand[arc] / instance.ticks_per_core
-            if full[host] and (
-                instance.arc_demand[arc] >= instance.capacity[host] or cores[arc] < limit * (1 - ROUNDING)
-            ):
-                hosts.add(host)
-    names = [instance.hosts[host] for host in sorted(hosts)]
-    if len(names) > _NAMED_HOSTS:
-        return f"capacity of {', '.join(names[:_NAMED_HOSTS])} and {len(names) - _NAMED_HOSTS} more"
+        first, last = instance.arc_start[leaf], instance.arc_start[leaf + 1]
+        hosts.update(compress(instance.arc_host[first:last], squeezed[first:last]))
+    names = [instance.hosts[host] for host in nsmallest(_NAMED_HOSTS, hosts)]
+    if len(hosts) > _NAMED_HOSTS:
+        return f"capacity of {', '.join(names)} and {len(hosts) - _NAMED_HOSTS} more"
     return f"capacity of {', '.join(names)}" if names else "capacity"
 
 

@@ -11,8 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
 
 from utilctl_controller.allocation.instance import Instance
+
+LARGE_ARCS: Final = 2_000
+"""From this many arcs on, arrays are faster than lists. Estimated, not tuned."""
+_MOST_COLUMNS: Final = 64
+"""Most SEEs on a host that is divided together with others. Sums of so many amounts stay below 2**58."""
 
 
 def per_host_bounds(instance: Instance) -> tuple[list[tuple[int, int] | None], list[tuple[int, int] | None]]:
@@ -32,8 +40,13 @@ def static_grants(instance: Instance) -> list[int]:
     for arc, host in enumerate(instance.arc_host):
         arcs_of[host].append(arc)
     grants = [0] * len(instance.arc_leaf)
-    plain = instance.levels <= 1 and not any(floors) and not any(caps)
+    plain = is_plain(instance, floors, caps)
+    many = plain and len(instance.arc_leaf) >= LARGE_ARCS
+    if many:
+        _divide_many_hosts(instance, grants)
     for host, arcs in enumerate(arcs_of):
+        if many and len(arcs) <= _MOST_COLUMNS:
+            continue
         if plain:  # the common case by a shorter way to the same result
             shares = [instance.share[instance.arc_leaf[arc]] for arc in arcs]
             demands = [instance.arc_demand[arc] for arc in arcs]
@@ -43,6 +56,42 @@ def static_grants(instance: Instance) -> list[int]:
         elif arcs:
             _divide_host(instance, instance.capacity[host], arcs, floors, caps, grants)
     return grants
+
+
+def is_plain(instance: Instance, floors: Sequence[object], caps: Sequence[object]) -> bool:
+    """Whether no SEE has children, a floor or a cap."""
+    return instance.levels <= 1 and not any(floors) and not any(caps)
+
+
+def _divide_many_hosts(instance: Instance, grants: list[int]) -> None:
+    """``divide`` without lower bounds on all hosts at once: a row a host, its SEEs from the first filled to the last.
+
+    Hosts with more SEEs than columns are left out.
+    """
+    host, leaf = np.array(instance.arc_host, dtype=np.int64), np.array(instance.arc_leaf, dtype=np.int64)
+    high, weight = np.array(instance.arc_demand, dtype=np.int64), np.array(instance.share)[leaf]
+    order = np.lexsort((np.arange(len(host)), high / weight, host))
+    counts = np.bincount(host, minlength=len(instance.hosts))
+    order = order[(counts <= _MOST_COLUMNS)[host[order]]]
+    if not len(order):
+        return
+    starts = np.concatenate(([0], np.cumsum(np.where(counts <= _MOST_COLUMNS, counts, 0))))[:-1]
+    row = host[order]
+    column = np.arange(len(order)) - starts[row]
+    shape = (len(instance.hosts), int(counts[counts <= _MOST_COLUMNS].max()))
+    highs, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
+    highs[row, column], weights[row, column] = high[order], weight[order]
+    left = np.array(instance.capacity, dtype=np.int64)[:, None] - (np.cumsum(highs, axis=1) - highs)
+    unfilled = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
+    stops = highs * unfilled > left * weights
+    first = np.where(stops.any(axis=1), stops.argmax(axis=1), shape[1])
+    at = np.minimum(first, shape[1] - 1)
+    rows = np.arange(shape[0])
+    level = np.divide(left[rows, at], unfilled[rows, at], out=np.zeros(shape[0]), where=unfilled[rows, at] > 0.0)
+    risen = np.minimum(highs, (level[:, None] * weights).astype(np.int64))
+    parts = np.where(np.arange(shape[1]) < first[:, None], highs, risen)
+    for arc, amount in zip(order.tolist(), parts[row, column].tolist(), strict=True):
+        grants[arc] = amount
 
 
 def _divide_host(

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from utilctl_controller.allocation.certificate import (
     Contest,
     Residual,
@@ -97,10 +99,8 @@ def _check_sums(instance: Instance, rows: dict[str, SeeAllocation], totals: list
 
 
 def _check_capacity(instance: Instance, granted: Sequence[float], found: list[str]) -> None:
-    used = [0.0] * len(instance.hosts)
-    for host, cores in zip(instance.arc_host, granted, strict=True):
-        used[host] += cores
-    for host, cores in enumerate(used):
+    used = np.bincount(np.array(instance.arc_host, dtype=np.int64), granted, len(instance.hosts))
+    for host, cores in enumerate(used.tolist()):
         capacity = instance.capacity[host] / instance.ticks_per_core
         if cores > capacity + allowance(capacity):
             found.append(f"host {instance.hosts[host]} grants {cores:.9g} cores of {capacity:.9g}")

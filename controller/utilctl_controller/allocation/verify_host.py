@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utilctl_controller.allocation.certificate import allowance
+import numpy as np
+
+from utilctl_controller.allocation.certificate import TOLERANCE, allowance
 from utilctl_controller.allocation.instance import Instance
-from utilctl_controller.allocation.static import per_host_bounds
+from utilctl_controller.allocation.static import LARGE_ARCS, is_plain, per_host_bounds
 
 
 def host_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
     """Where a host's division of its own cores is not weighted max-min; ``granted`` is in cores, by arc."""
     unit = instance.ticks_per_core
     floors, caps = per_host_bounds(instance)
+    if is_plain(instance, floors, caps) and len(instance.arc_leaf) >= LARGE_ARCS:
+        return _plain_violations(instance, granted)
     arcs_of: list[list[int]] = [[] for _ in instance.hosts]
     for arc, host in enumerate(instance.arc_host):
         arcs_of[host].append(arc)
@@ -51,6 +55,26 @@ def host_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
                 for node in _unfair_siblings(instance, got[above], sorted(members), low, high, got)
             ]
     return found
+
+
+def _plain_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
+    """As host_violations for many SEEs without children, floors and caps: all at once, by the same definition."""
+    unit, hosts = instance.ticks_per_core, len(instance.hosts)
+    host, leaf = np.array(instance.arc_host, dtype=np.int64), np.array(instance.arc_leaf, dtype=np.int64)
+    share = np.array(instance.share)[leaf]
+    got, high = np.array(granted), np.array(instance.arc_demand, dtype=np.float64) / unit
+    capacity = np.array(instance.capacity, dtype=np.float64) / unit
+    margin = TOLERANCE * np.maximum(1.0, got)
+    short = got < high - TOLERANCE * np.maximum(1.0, high)
+    idle = np.bincount(host, got, hosts) < capacity - TOLERANCE * np.maximum(1.0, capacity)
+    best = np.zeros(hosts)
+    givers = got > TOLERANCE
+    np.maximum.at(best, host[givers], ((got - margin) / share)[givers])
+    unfair = short & (idle[host] | ((got + margin) / share < best[host]))
+    return [
+        f"{instance.path[instance.arc_leaf[arc]]} could gain on host {instance.hosts[instance.arc_host[arc]]}"
+        for arc in np.flatnonzero(unfair).tolist()
+    ]
 
 
 def _unfair_siblings(

@@ -25,7 +25,7 @@ from utilctl_controller.edits import (
     check_words,
 )
 from utilctl_controller.explain import Explanation
-from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, Push, SeeReading
+from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, SeeReading
 from utilctl_controller.status import HostShareView, HostView, ServiceView
 from utilctl_controller.store.port import HistoryEntry, Record, Snapshot, SwitchRecord
 from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
@@ -102,30 +102,6 @@ def welcome(epoch: int, report_interval_ns: int, controller_id: str) -> agent_pb
     )
 
 
-def target_set(push: Push, traceparent: str) -> agent_pb2.ConnectResponse:
-    """A complete target set."""
-    targets: list[agent_pb2.Target] = []
-    for entry in push.targets:
-        target = agent_pb2.Target(
-            policy=_cached_policy(entry.policy),
-            weight=entry.weight,
-            entitlement_cores=entry.entitlement_cores,
-        )
-        if entry.cap_cores is not None:
-            target.cap_cores = entry.cap_cores
-        targets.append(target)
-    return agent_pb2.ConnectResponse(
-        targets=agent_pb2.TargetSet(
-            epoch=push.epoch,
-            generation=push.generation,
-            lease_ns=push.lease_ns,
-            traceparent=traceparent,
-            targets=targets,
-            disabled=push.disabled,
-        )
-    )
-
-
 # Policies
 
 
@@ -151,7 +127,7 @@ def policy_message(policy: SeePolicy) -> common_pb2.Policy:
 
 
 @lru_cache(maxsize=16_384)
-def _cached_policy(policy: SeePolicy) -> common_pb2.Policy:
+def cached_policy(policy: SeePolicy) -> common_pb2.Policy:
     """A policy goes to every host again and again; it is only ever copied from here, never changed."""
     return policy_message(policy)
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from utilctl_common.policy import HeldShare, SeePolicy
 from utilctl_controller.allocation.lint import unreachable
@@ -45,6 +46,7 @@ from utilctl_controller.shares import ShareTree
 from utilctl_controller.targets import (
     DIGITS,
     TINY_RATIO,
+    Standby,
     host_caps,
     host_targets,
     positive_cores,
@@ -53,6 +55,9 @@ from utilctl_controller.targets import (
 )
 
 Allocate = Callable[[AllocationProblem], Allocation]
+
+HOSTS_A_PART: Final = 50
+"""Hosts decided on before other events may be told. Arbitrary: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +113,13 @@ class Rebalancer:
         self._settings = settings
         self._allocate = allocate
         self._tree = ShareTree({})
+        self._standby = Standby({}, self._tree)
+        self._static: dict[float, tuple[HostTarget, ...]] = {}  # static targets without ceilings, by size of host
         self._held_sees: frozenset[str] = frozenset()
         self._kept_ratio: dict[str, float] = {}  # by host, what part of it holds keep
         self._generation = 0
-        self._dirty = True
+        self._dirty = True  # there is something that the targets do not show yet
+        self._changes = 0  # how often that became so
         self._learning_until_ns = now_ns + settings.learning_intervals * settings.report_interval_ns
         self._stale_ns = settings.stale_intervals * settings.report_interval_ns
         self._renew_ns = settings.lease_ns // settings.renewals_per_lease
@@ -130,7 +138,11 @@ class Rebalancer:
         self.epoch = epoch
         for host in self.hosts.values():
             host.pushed = None
+        self._stain()
+
+    def _stain(self) -> None:
         self._dirty = True
+        self._changes += 1
 
     # Events
 
@@ -140,11 +152,13 @@ class Rebalancer:
             return False
         self.policies = dict(policies)
         self._tree = ShareTree(self.policies)
+        self._standby = Standby(self.policies, self._tree)
+        self._static = {}
         self._held_sees = frozenset(see for see, policy in self.policies.items() if policy.hold is not None)
         self._kept_ratio = {}
         for _, host, kept in self._kept():
             self._kept_ratio[host] = self._kept_ratio.get(host, 0.0) + kept.entitlement_ratio
-        self._dirty = True
+        self._stain()
         return True
 
     def on_switch(self, *, disabled: bool) -> bool:
@@ -152,7 +166,7 @@ class Rebalancer:
         if disabled == self.disabled:
             return False
         self.disabled = disabled
-        self._dirty = True
+        self._stain()
         return True
 
     def on_hello(self, hello: AgentHello, now_ns: int) -> None:
@@ -176,7 +190,7 @@ class Rebalancer:
         host.connected = True
         host.resend = True
         host.changed_at_ns = now_ns
-        self._dirty = True
+        self._stain()
 
     def on_report(
         self, name: str, report: HostReading, last_sequence: int | None, now_ns: int
@@ -195,7 +209,8 @@ class Rebalancer:
         if loop and before and reading.interval_ns > 0:
             spent_ns = max(0, loop.overhead_total_ns - before.overhead_total_ns)
             host.overhead_ratio = spent_ns / reading.interval_ns
-        self._dirty = self._dirty or host.reading is None
+        if host.reading is None:
+            self._stain()
         host.reading = reading
         host.readings = {entry.see: entry for entry in reading.sees if entry.see in self.policies}
         host.demand.add((entry.see, entry.demand_cores, entry.processes) for entry in host.readings.values())
@@ -264,8 +279,15 @@ class Rebalancer:
         return problem
 
     def conclude(self, problem: AllocationProblem | None, allocation: Allocation | None, now_ns: int) -> list[Push]:
-        """Take in the allocation of ``problem`` (None: the last one holds) and return what is to be sent
-        now."""
+        """Take in the allocation of ``problem`` (None: the last one holds) and return what is to be sent now."""
+        return [push for part in self.conclude_in_parts(problem, allocation, now_ns) for push in part]
+
+    def conclude_in_parts(
+        self, problem: AllocationProblem | None, allocation: Allocation | None, now_ns: int
+    ) -> Iterator[list[Push]]:
+        """As ``conclude``, some hosts at a time: between two parts, other events may be told. To its end, or the rest
+        is decided next time.
+        """
         if problem is not None and allocation is not None:
             sees = {granted.name: granted for granted in allocation.sees}
             by_host = own_grants(sees)
@@ -274,16 +296,26 @@ class Rebalancer:
                     cores = kept.entitlement_ratio * self.hosts[where].available_cores
                     by_host.setdefault(where, {})[see] = cores
             self.decision = Decision(problem, allocation, sees, by_host, now_ns)
-            self._dirty = True
+            self._stain()
         pushes: list[Push] = []
         caps: dict[str, dict[str, float]] | None = None
         generation = self._generation + 1
-        for name, host in sorted(self.hosts.items()):
-            if not host.connected or self._held(host, now_ns):
+        dirty, changes = self._dirty, self._changes
+        held = False
+        for position, (name, host) in enumerate(sorted(self.hosts.items())):
+            if position and position % HOSTS_A_PART == 0:
+                yield pushes
+                pushes = []
+                if self._generation > generation:  # somebody else has concluded in between
+                    generation = self._generation + 1
+            if not host.connected:
+                continue
+            if self._held(host, now_ns):
+                held = True
                 continue
             by_demand = self._by_demand(host, now_ns)
             changed: tuple[HostTarget, ...] | None = None
-            if self._dirty or by_demand != host.by_demand or host.pushed is None:
+            if dirty or by_demand != host.by_demand or host.pushed is None:
                 if caps is None:
                     caps = self._caps(now_ns)
                 targets = self._targets(host, by_demand, caps.get(name, {}))
@@ -299,8 +331,9 @@ class Rebalancer:
             if (push := self._send(host, changed, generation, now_ns)) is not None:
                 pushes.append(push)
                 self._generation = max(self._generation, push.generation)
-        self._dirty = any(host.connected and self._held(host, now_ns) for host in self.hosts.values())
-        return pushes
+        if self._changes == changes:  # else what was decided on is not all that is new
+            self._dirty = held
+        yield pushes
 
     def _send(
         self, host: HostState, changed: tuple[HostTarget, ...] | None, generation: int, now_ns: int
@@ -340,11 +373,17 @@ class Rebalancer:
     def _targets(self, host: HostState, by_demand: bool, caps: Mapping[str, float]) -> tuple[HostTarget, ...]:
         if not by_demand or self.decision is None or host.available_cores < TINY_RATIO * host.total_cores:
             # A host that others use up has nothing to grant; what is left over is still split by shares.
-            targets = static_targets(self.policies, self._tree, host.total_cores, caps)
+            targets = self._static.get(host.total_cores, ()) if not caps else ()
+            if not targets:
+                targets = static_targets(self.policies, self._tree, host.total_cores, caps)
+            if not caps:
+                self._static[host.total_cores] = targets
         else:
             granted = self.decision.by_host.get(host.name, {})
             wanted = self._wanted(host)
-            targets = host_targets(self.policies, self._tree, self._free_cores(host), granted, wanted, caps)
+            targets = host_targets(
+                self.policies, self._tree, self._free_cores(host), granted, wanted, caps, self._standby
+            )
         if not self._held_sees:
             return targets
         cores = host.available_cores if by_demand else host.total_cores

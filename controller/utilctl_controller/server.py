@@ -39,8 +39,25 @@ _LOG = logging.getLogger(__name__)
 
 SERVICE_NAME: Final = "utilctl-controller"
 _STOP_GRACE_S: Final = 0.3
+REST: Final = 4
+"""After a decision that took long, the next one waits for so many times as long, unless policy was changed."""
 _MAX_LINKS: Final = 32
 """Writes named by one decision besides the first. Arbitrary: a bulk change has one trace for each write."""
+
+
+class Trail:
+    """A decision's open spans. ``hosts`` counts those that are told something new."""
+
+    def __init__(self, decide: Span, push: Span) -> None:
+        self._decide, self._push = decide, push
+        self.traceparent = traceparent_of(push)
+        self.hosts = 0
+
+    def end(self) -> None:
+        """All is handed over."""
+        self._push.set_attribute("utilctl.hosts", self.hosts)
+        self._push.end()
+        self._decide.end()
 
 
 class Controller:
@@ -56,6 +73,7 @@ class Controller:
         self._solver = DaemonWorkers("allocation", 1)
         self._questions = DaemonWorkers("what-if", 1)  # no decision waits for an answer
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._causes: list[str] = []
         self._trouble = ""
         self._decided_unix_ns = 0
@@ -162,6 +180,7 @@ class Controller:
             causes = [traceparent] if traceparent else []
             self._send(self._rebalancer.conclude(None, None, time.monotonic_ns()), causes, time.time_ns(), None)
         self._wake.set()
+        self._urgent.set()
 
     @property
     def _disabled(self) -> bool:
@@ -176,11 +195,18 @@ class Controller:
                 async with asyncio.timeout(interval_s):  # wait_for of Python 3.11 may lose a cancellation
                     await self._wake.wait()
             self._wake.clear()
+            self._urgent.clear()
+            begun_s = time.monotonic()
             try:
                 await self._decide()
             except Exception as error:  # noqa: BLE001 - the last targets stay in force, and status says why
                 self._failed(error)
+            took_s = time.monotonic() - begun_s
             await asyncio.sleep(self._settings.coalesce_ns / 1e9)
+            with contextlib.suppress(TimeoutError):
+                # Thousands of agents that connect may not keep it deciding; an operator does not wait.
+                async with asyncio.timeout(max(0.0, REST * took_s - self._settings.coalesce_ns / 1e9)):
+                    await self._urgent.wait()
 
     def _failed(self, error: Exception) -> None:
         known = isinstance(error, UtilctlError)
@@ -218,8 +244,16 @@ class Controller:
             allocation = await self._allocate(problem, causes)
             allocated = (before_ns, time.time_ns())
             self._metrics.decided((allocated[1] - before_ns) / 1e9)
-        pushes = self._rebalancer.conclude(problem, allocation, time.monotonic_ns())
-        self._send(pushes, causes, started_unix_ns, allocated)
+        trail: Trail | None = None
+        try:
+            for part in self._rebalancer.conclude_in_parts(problem, allocation, time.monotonic_ns()):
+                if trail is None and (causes or any(not push.renewal for push in part)):
+                    trail = self._begin_trail(causes, started_unix_ns, allocated)
+                self._deliver(part, trail)
+                await asyncio.sleep(0)  # a large fleet's reports are heard in between
+        finally:
+            if trail is not None:
+                trail.end()
         if problem is None or allocation is not None:
             self._trouble = ""
         if self._metrics.enabled:
@@ -228,29 +262,32 @@ class Controller:
     def _send(
         self, pushes: list[Push], causes: list[str], started_unix_ns: int, allocated: tuple[int, int] | None
     ) -> None:
-        changes = [push for push in pushes if not push.renewal]
-        traceparent = ""
-        if changes or causes:
-            traceparent = self._trace(causes, started_unix_ns, allocated, changes)
-            self._decided_unix_ns, self._trace_id = time.time_ns(), trace_id_of(traceparent)
-        for push in pushes:
-            self._sessions.deliver(push, traceparent)
+        trail: Trail | None = None
+        if causes or any(not push.renewal for push in pushes):
+            trail = self._begin_trail(causes, started_unix_ns, allocated)
+        self._deliver(pushes, trail)
+        if trail is not None:
+            trail.end()
 
-    def _trace(
-        self, causes: list[str], started_unix_ns: int, allocated: tuple[int, int] | None, changes: list[Push]
-    ) -> str:
-        """Spans of a decision, made afterwards because most turn out to change nothing; returns the
-        traceparent for the hosts. The first write that led to it is the parent, the others are linked."""
+    def _deliver(self, pushes: list[Push], trail: Trail | None) -> None:
+        for push in pushes:
+            self._sessions.deliver(push, trail.traceparent if trail is not None else "")
+        if trail is not None:
+            trail.hosts += sum(not push.renewal for push in pushes)
+
+    def _begin_trail(self, causes: list[str], started_unix_ns: int, allocated: tuple[int, int] | None) -> Trail:
+        """Spans of a decision, made once there is something to send because most turn out to change nothing. The first
+        write that led to it is the parent, the others are linked.
+        """
         links = [Link(_span_context(cause)) for cause in causes[1 : _MAX_LINKS + 1]]
         parent = context_of(causes[0] if causes else "")
         decide = self._tracer.start_span("decide", context=parent, links=links, start_time=started_unix_ns)
         inside = trace.set_span_in_context(decide)
         if allocated is not None:
             self._tracer.start_span("allocate", context=inside, start_time=allocated[0]).end(allocated[1])
-        push: Span = self._tracer.start_span("push", context=inside, attributes={"utilctl.hosts": len(changes)})
-        push.end()
-        decide.end()
-        return traceparent_of(push)
+        trail = Trail(decide, self._tracer.start_span("push", context=inside))
+        self._decided_unix_ns, self._trace_id = time.time_ns(), trace_id_of(trail.traceparent)
+        return trail
 
     def _gauges(self) -> tuple[Gauge, ...]:
         now_ns, limit = time.monotonic_ns(), self._settings.series_limit

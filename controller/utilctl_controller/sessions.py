@@ -20,6 +20,7 @@ from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.reports import check_hello, plain_text
 from utilctl_controller.rpc_errors import status_of
 from utilctl_controller.settings import ControllerSettings
+from utilctl_controller.targets_codec import target_set
 from utilctl_proto.v1 import agent_pb2, agent_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class AgentSessions(agent_pb2_grpc.AgentSessionServiceServicer):
                 self._traces = {name: kept for name, kept in self._traces.items() if name in self._rebalancer.hosts}
         session = self._sessions.get(push.host)
         if session is not None:
-            session.offer(codec.target_set(push, self._traces.get(push.host, traceparent)))
+            session.offer(target_set(push, self._traces.get(push.host, traceparent)))
             self._metrics.pushed(renewal=push.renewal)
 
     def stop(self) -> None:

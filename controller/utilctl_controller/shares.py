@@ -48,12 +48,28 @@ class ShareTree:
         """Whether some SEE stands below ``name``."""
         return name in self._parents
 
+    @property
+    def flat(self) -> bool:
+        """Whether no SEE stands below another one."""
+        return not self._parents
+
+    def active_share(self, active: Collection[str]) -> float:
+        """The shares of the ``active`` ones of a flat tree, added up."""
+        shares = self._shares
+        return sum(shares[name] for name in active if name in shares)
+
     def fractions(self, active: Collection[str]) -> dict[str, float]:
         """For every SEE the part of a host (0 to 1) that is its own when it competes with the ``active``
         ones.
 
         For an SEE that is not active: its part if it became so. The parts of the active ones add up to 1.
         """
+        if not self._parents:
+            total = self.active_share(active)
+            return {
+                name: share / total if name in active else share / (total + share)
+                for name, share in self._shares.items()
+            }
         busy: set[str] = set()
         sums: dict[str | None, float] = {}
         for name in active:

@@ -35,8 +35,42 @@ DEAD_BAND_CORES: Final = 0.01
 ABSENT_HEADROOM: Final = 0.1
 """Part of an SEE's unused cap set aside for hosts where it does not run now. Arbitrary."""
 
+MOST_STANDBY: Final = 256
+"""Sets of standby targets that are kept. Arbitrary: some megabytes with hundreds of SEEs."""
+
 DIGITS: Final = 6
 """Decimals of a core that are sent."""
+
+
+class Standby:
+    """Targets of SEEs that want nothing on a host, by its size and by what the others there weigh.
+
+    Most SEEs run on few of a fleet's hosts, so most targets of most hosts are of this kind, and the same on many: they
+    are made once, compared by identity, and put on the wire from one copy. Made anew with every change of policy.
+    """
+
+    def __init__(self, policies: Mapping[str, SeePolicy], tree: ShareTree) -> None:
+        self._policies = {see: policies[see] for see in sorted(policies)}
+        self._tree = tree
+        self._known: dict[tuple[float, float], dict[str, HostTarget]] = {}
+
+    def beside(self, capacity_cores: float, active: Collection[str]) -> Mapping[str, HostTarget]:
+        """Targets of all SEEs by name, were each of them without demand beside the ``active`` ones of a flat tree.
+
+        They are as coarse as the capacity's first two digits: finer than what is worth a message.
+        """
+        key = (float(f"{capacity_cores:.2g}"), self._tree.active_share(active))
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= MOST_STANDBY:
+                self._known.clear()
+            found = self._known[key] = {see: self._made(policy, *key) for see, policy in self._policies.items()}
+        return found
+
+    @staticmethod
+    def _made(policy: SeePolicy, capacity_cores: float, active_share: float) -> HostTarget:
+        weight = capacity_cores * policy.share / (active_share + policy.share)
+        return HostTarget(policy, positive_cores(max(weight, TINY_RATIO * capacity_cores)), 0.0, None)
 
 
 def host_targets(
@@ -46,25 +80,32 @@ def host_targets(
     granted: Mapping[str, float],
     demand: Mapping[str, float],
     caps: Mapping[str, float],
+    standby: Standby | None = None,
 ) -> tuple[HostTarget, ...]:
-    """The targets of one host, sorted by SEE, from what the allocation granted there and what is wanted
-    there."""
+    """The targets of one host, sorted by SEE, from what the allocation granted there and what is wanted there.
+
+    standby: of these policies, kept from call to call, so that only those with demand here are worked out.
+    """
     tiny = TINY_RATIO * capacity_cores
-    fractions = tree.fractions(demand)
-    result: list[HostTarget] = []
-    for see in sorted(policies):
+
+    def target(see: str, idle_weight: float) -> HostTarget:
         entitlement = granted.get(see, 0.0)
-        weight = entitlement if see in demand else capacity_cores * fractions[see]
         cap = caps.get(see)
-        result.append(
-            HostTarget(
-                policies[see],
-                positive_cores(max(weight, tiny)),
-                round(entitlement, DIGITS),
-                None if cap is None else positive_cores(max(cap, tiny)),
-            )
+        return HostTarget(
+            policies[see],
+            positive_cores(max(entitlement if see in demand else idle_weight, tiny)),
+            round(entitlement, DIGITS),
+            None if cap is None else positive_cores(max(cap, tiny)),
         )
-    return tuple(result)
+
+    if tree.flat and standby is not None:
+        result = dict(standby.beside(capacity_cores, demand))
+        for see in {*demand, *granted, *caps}:
+            if see in result:
+                result[see] = target(see, result[see].weight)
+        return tuple(result.values())
+    fractions = tree.fractions(demand)
+    return tuple(target(see, capacity_cores * fractions[see]) for see in sorted(policies))
 
 
 def static_targets(
@@ -136,6 +177,8 @@ def worth_sending(old: tuple[HostTarget, ...], new: tuple[HostTarget, ...], capa
     if len(old) != len(new):
         return True
     for before, after in zip(old, new, strict=True):
+        if before is after:
+            continue
         if before.policy != after.policy or (before.cap_cores is None) != (after.cap_cores is None):
             return True
         if _moved(before.entitlement_cores, after.entitlement_cores, capacity_cores):

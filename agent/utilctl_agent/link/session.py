@@ -22,6 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 FIRST_RETRY_S: Final = 0.2
 LAST_RETRY_S: Final = 5.0
+ELECTION_RETRY_S: Final = 0.5
 OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -76,7 +77,7 @@ class ControllerSession:
     async def run(self) -> None:
         """Connect, serve, reconnect; never returns."""
         retry_s = FIRST_RETRY_S
-        attempt = hops = 0
+        attempt = hops = electing = 0
         leader = ""
         while True:
             address = leader
@@ -88,7 +89,10 @@ class ControllerSession:
                 served = await self._serve(address)
             except grpc.aio.AioRpcError as error:
                 served = self.connected
-                leader = leader_of(error.trailing_metadata()) or ""
+                redirection = leader_of(error.trailing_metadata())
+                if redirection is not None:
+                    electing = 2 * len(self._controllers) + 1
+                leader = redirection or ""
                 level = logging.INFO if leader else logging.WARNING
                 _LOG.log(level, "controller %s: %s", address, error.details() or error.code().name)
             finally:
@@ -99,7 +103,9 @@ class ControllerSession:
                 continue  # at once: it is one who knows that says so
             if hops:
                 leader = ""  # they point at each other: leaders are just changing
-            retry_s = FIRST_RETRY_S if served else min(LAST_RETRY_S, retry_s * 1.6)
+            # Where somebody answers and does not lead, an election takes some seconds at most.
+            electing = max(0, electing - 1)
+            retry_s = FIRST_RETRY_S if served else min(ELECTION_RETRY_S if electing else LAST_RETRY_S, retry_s * 1.6)
             # Full jitter, so that a fleet does not come back as one.
             await asyncio.sleep(random.uniform(0.3, 1.0) * retry_s)  # noqa: S311 - jitter, not a secret
 

@@ -42,6 +42,8 @@ SETTLE_S: Final = 12.0
 RUN_S: Final = 30.0
 QUICK_RUN_S: Final = 10.0
 PROBE_S: Final = 0.1
+PROBED: Final = "svc=probed"
+"""A service that runs nowhere: what is asked costs nothing but its turn."""
 CHANGES: Final = 40
 """Changes of one share whose way to all agents is timed."""
 CONNECT_S: Final = 180.0
@@ -139,6 +141,7 @@ def _fleet(count: int) -> Iterator[tuple[str, Controller, Drivers]]:
         _until(lambda: _answers(address), "the controller did not start")
         for number in range(SERVICES):
             _change(address, f"svc=s{number}", 1.0 + number % 5)
+        _change(address, PROBED, 1.0)
         drivers = Drivers(address, count, variables)
         stack.callback(drivers.end)
         _until(lambda: drivers.total == count, "the agents did not connect")
@@ -154,7 +157,7 @@ def _load(count: int, run_s: float) -> dict[str, Any]:
         waits_s: list[float] = []
         while time.monotonic() - began_s < run_s:
             asked_s = time.monotonic()
-            _client(address).share("svc=s0")
+            _client(address).share(PROBED)
             waits_s.append(time.monotonic() - asked_s)
             time.sleep(PROBE_S)
         used_s = _cpu_s(controller) - before_s

@@ -3,7 +3,8 @@
 usage: python -m bench.fleet_agents CONTROLLER[,CONTROLLER...] FIRST COUNT SERVICES OF INTERVAL_S
 
 Agents FIRST up to FIRST + COUNT report SERVICES services each, of OF in the fleet, once an interval, each at its own
-moment, with demand that wanders. Every target set goes through the agent's own keeper and is acknowledged. One line of
+moment, with another demand in one report of five. Every target set goes through the agent's own keeper and is
+acknowledged. They take the CPU time that the controller leaves, which elsewhere has its machine to itself. One line of
 JSON goes to standard output for every event that the experiment asks about: ``connected`` (how many are, when that
 changes), and ``share`` (which share of ``svc=s0`` an agent holds from when on).
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -20,6 +22,8 @@ from utilctl_agent.link import codec, session
 from utilctl_agent.link.session import ControllerSession
 from utilctl_agent.link.targets import TargetKeeper, TargetSet
 
+MOVING = 0.2
+"""Part of the reports in which a service's demand has moved."""
 WATCHED = "svc=s0"
 """Every agent has it."""
 
@@ -68,8 +72,10 @@ class SimulatedAgent:
     def _report(self, interval_ns: int) -> None:
         self._sequence += 1
         sees = []
+        moved = self._random.choice([*self._demand]) if self._random.random() < MOVING else ""
         for see, cores in self._demand.items():
-            self._demand[see] = wanted = min(8.0, max(0.01, cores * self._random.uniform(0.9, 1.1)))
+            wanted = cores if see != moved else min(8.0, max(0.01, cores * self._random.uniform(0.7, 1.4)))
+            self._demand[see] = wanted
             self._consumed_ns[see] += round(0.5 * wanted * interval_ns)
             sees.append(codec.SeeStatus(see, self._consumed_ns[see], 0, 0.5 * wanted, wanted, 4, ""))
         loop = ("default", "freezer", self._sequence * 50, self._sequence * 150, self._sequence * 10_000_000, 0.005)
@@ -102,6 +108,7 @@ async def serve(
 def main() -> None:
     """Runs until it is killed."""
     controllers, first, count, services, of, interval_s = sys.argv[1:7]
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     # Agents on machines of their own share no connection; in one process the library would have them share one.
     session.OPTIONS.append(("grpc.use_local_subchannel_pool", 1))
     asyncio.run(serve(tuple(controllers.split(",")), int(first), int(count), int(services), int(of), float(interval_s)))

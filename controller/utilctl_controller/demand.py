@@ -24,22 +24,30 @@ none."""
 class DemandWindow:
     """Damped demand of the SEEs on one host, in cores."""
 
-    __slots__ = ("_reports",)
+    __slots__ = ("_cores", "_reports")
 
     def __init__(self) -> None:
         self._reports: deque[Mapping[str, float]] = deque(maxlen=WINDOW_REPORTS)
+        self._cores: Mapping[str, float] | None = None  # worked out since the newest report
 
     def add(self, report: Iterable[tuple[str, float, int]]) -> None:
         """Take in one report: (SEE, demand in cores, processes) for each SEE that it names."""
         self._reports.append({see: cores for see, cores, processes in report if processes > 0})
+        self._cores = None
 
     def repeat(self) -> None:
         """Take in the newest report once more."""
         if self._reports:
             self._reports.append(self._reports[-1])
+            self._cores = None
 
-    def cores(self) -> dict[str, float]:
+    def cores(self) -> Mapping[str, float]:
         """Demand by SEE: only SEEs of the newest report that have processes and want more than nothing."""
+        if self._cores is None:
+            self._cores = self._damped()
+        return self._cores
+
+    def _damped(self) -> dict[str, float]:
         if not self._reports:
             return {}
         damped: dict[str, float] = {}
@@ -52,3 +60,4 @@ class DemandWindow:
     def clear(self) -> None:
         """Forget everything: another agent speaks for the host now."""
         self._reports.clear()
+        self._cores = None

@@ -4,11 +4,12 @@ line."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -67,7 +68,19 @@ def cli(
     asyncio.run(_serve(settings, store_spec))
 
 
+GC_THRESHOLDS: Final = (20_000, 20, 200)
+"""Thousands of hosts are millions of objects that stay, and a look at all of them takes half a second, in which nobody
+is heard; what is to be collected are the few cycles that errors and streams leave."""
+
+
+SWITCH_S: Final = 0.0005
+"""How long one thread may keep the interpreter from another one: an allocation, for example, from the thread that
+brings what agents say. Arbitrary; the default of 5 ms adds up to seconds when there are thousands of them."""
+
+
 async def _serve(settings: ControllerSettings, store_spec: str) -> None:
+    gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_S)
     # What goes wrong in grpc's core reaches us as an error; its own log lines would stand beside our one.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Imported late: the server brings grpc and the SDK, which --help and a usage error can do without.

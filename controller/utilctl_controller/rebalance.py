@@ -56,8 +56,8 @@ from utilctl_controller.targets import (
 
 Allocate = Callable[[AllocationProblem], Allocation]
 
-HOSTS_A_PART: Final = 50
-"""Hosts decided on before other events may be told. Arbitrary: some milliseconds."""
+HOSTS_A_PART: Final = 10
+"""Hosts decided on before other events may be told. Arbitrary: about 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ _LOG = logging.getLogger(__name__)
 
 SERVICE_NAME: Final = "utilctl-controller"
 _STOP_GRACE_S: Final = 0.3
+MOST_PAUSE_S: Final = 0.01
+"""Longest pause between two parts of a decision."""
 REST: Final = 4
 """After a decision that took long, the next one waits for so many times as long, unless policy was changed."""
 _MAX_LINKS: Final = 32
@@ -245,12 +247,16 @@ class Controller:
             allocated = (before_ns, time.time_ns())
             self._metrics.decided((allocated[1] - before_ns) / 1e9)
         trail: Trail | None = None
+        begun_s = time.monotonic()
         try:
             for part in self._rebalancer.conclude_in_parts(problem, allocation, time.monotonic_ns()):
                 if trail is None and (causes or any(not push.renewal for push in part)):
                     trail = self._begin_trail(causes, started_unix_ns, allocated)
                 self._deliver(part, trail)
-                await asyncio.sleep(0)  # a large fleet's reports are heard in between
+                # A large fleet's reports are heard in between. The library's own thread, which brings them, must get
+                # the interpreter for that, and does so only while nothing else wants it: so as long as this took.
+                await asyncio.sleep(min(MOST_PAUSE_S, time.monotonic() - begun_s))
+                begun_s = time.monotonic()
         finally:
             if trail is not None:
                 trail.end()

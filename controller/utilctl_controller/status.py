@@ -87,18 +87,24 @@ def service_views(
     """
     views = {name: ServiceView(record) for name, record in sorted(records.items())}
     granted_by_host = rebalancer.decision.by_host if rebalancer.decision else {}
+    shown_in: dict[str, tuple[str, ...]] = {}  # by SEE, the views that it counts in
     for host_name, host in sorted(rebalancer.hosts.items()):
         live = rebalancer.counts(host, now_ns)
-        demand = host.demand.cores() if live else {}
         granted = granted_by_host.get(host_name, {}) if live else {}
+        present = {*host.readings, *granted}
+        if everywhere and host.pushed is not None:
+            present.update(target.policy.name for target in host.pushed.targets)
+        for see in present.difference(shown_in):
+            shown_in[see] = tuple(node for node in lineage(see) if node in views)
+        shown = sorted(see for see in present if shown_in[see])
+        if not shown:
+            continue
+        demand = host.demand.cores() if live else {}
         weights = {t.policy.name: t.weight for t in host.pushed.targets} if host.pushed else {}
         rows: dict[str, HostShareView] = {}
-        present = set(host.readings) | set(granted) | (set(weights) if everywhere else set())
-        for see in sorted(present):
+        for see in shown:
             reading = host.readings.get(see)
-            for node in lineage(see):
-                if node not in views:
-                    continue
+            for node in shown_in[see]:
                 row = rows.get(node)
                 if row is None:
                     row = rows[node] = HostShareView(host_name, node, weights.get(node, 0.0))

@@ -93,6 +93,8 @@ def accuracy(results: dict[str, Any]) -> str:
             row["cycles"],
             spread(row["algorithms"]["default"]["long_run_deviation_pct"], 3),
             spread(row["algorithms"]["default"].get("long_run_deviation_recorded_pct"), 3),
+            _error(row["algorithms"]["default"]),
+            spread(row["algorithms"]["default"].get("overhead_pct")),
         ]
         for name, row in results.items()
         if name.endswith(" long run")
@@ -100,6 +102,7 @@ def accuracy(results: dict[str, Any]) -> str:
     head = ["workload", "cycles", "runs", *columns]
     overhead_head = ["workload", *(f"overhead: {NAMES[a]}" for a in algorithms), "utilctl, recorded", "wake-ups/s"]
     long_head = ["workload, 10 ms", "cycles", "furthest off its share, log, %", "recorded, %"]
+    long_head += ["error a cycle, %", "overhead, %"]
     published = "Overhead, percent of one CPU (published: typically under 0.3, up to about 0.8; "
     published += "lazy measurement saves 1.8x to 5.9x); of the baselines it is the observer's own:"
     return "\n\n".join(

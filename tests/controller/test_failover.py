@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -144,6 +145,21 @@ def test_when_the_leader_is_killed_another_leads_within_seconds_and_agents_find_
                 await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+def test_a_write_that_the_stop_of_the_leader_cuts_short_is_told_as_unknown(etcd: EtcdServer) -> None:
+    with program(etcd) as (leader, address), ThreadPoolExecutor(1) as pool:
+        assert run("set-share", "svc=web", "3", "--controller", address).code == 0
+        etcd.pause()
+        try:
+            writing = pool.submit(run, "set-share", "svc=web", "4", "--controller", address, "--timeout", "30s")
+            time.sleep(1.0)  # until it is on its way; too early a stop would be told as such
+            leader.send_signal(signal.SIGTERM)
+            told = writing.result(60)
+        finally:
+            etcd.resume()
+        assert told.code == 3
+        assert "may or may not" in told.stderr
 
 
 def test_a_command_given_while_nobody_leads_waits_for_the_next_leader(etcd: EtcdServer) -> None:

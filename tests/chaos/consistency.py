@@ -46,6 +46,8 @@ THINK_S: Final = 0.1
 LEAST_FAULTS: Final = 5
 """So many in any case: one of each kind."""
 TIMEOUT_NS: Final = 8 * NS_PER_S
+STOP_S: Final = 20
+"""How long a controller may take to stop. Only a fault waits that long."""
 UNKNOWN: Final = "may or may not"
 """What the command line says of a write whose outcome nobody knows."""
 
@@ -81,11 +83,14 @@ class Controllers:
         command += ["--store", f"etcd:{store}", "--report-interval", "200ms", "--lease", "5s"]
         self._processes[number] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def kill(self, number: int) -> None:
+    def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         process = self._processes[number]
         if process is not None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.send_signal(how)
+            try:
+                process.wait(STOP_S)
+            finally:
+                process.kill()
 
     def revive(self) -> None:
         """Start those that ended: a controller does not start while its store is away."""
@@ -150,7 +155,8 @@ class Faults:
         """One fault, after a while in which all is well."""
         time.sleep(self._random.uniform(0.3, 1.5))
         if not self._kinds:  # each comes up, in any order
-            self._kinds = [self._kill_member, self._kill_controller, self._kill_controller, self._cut, self._partition]
+            self._kinds = [self._kill_member, self._kill_controller, self._kill_controller, self._stop_controller]
+            self._kinds += [self._cut, self._partition]
             self._random.shuffle(self._kinds)
         kind = self._kinds.pop()
         self.counts[kind.__name__.removeprefix("_").replace("_", " ")] += 1
@@ -168,6 +174,11 @@ class Faults:
 
     def _kill_controller(self, number: int) -> None:
         self._controllers.kill(number)
+        self._pause()
+
+    def _stop_controller(self, number: int) -> None:
+        """One is stopped as for an upgrade, in the midst of its calls."""
+        self._controllers.kill(number, signal.SIGTERM)
         self._pause()
 
     def _cut(self, number: int) -> None:

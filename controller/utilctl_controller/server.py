@@ -52,7 +52,9 @@ class Controller:
         self._settings = settings
         self._tracer = telemetry.tracer
         self._metrics = ControllerMetrics(telemetry)
-        self._keeper = PolicyKeeper(store, telemetry.tracer, self._policy_changed, settings.probe_ns)
+        self._keeper = PolicyKeeper(
+            store, telemetry.tracer, self._policy_changed, self._metrics.store_answered, settings.probe_ns
+        )
         self._solver = DaemonWorkers("allocation", 1)
         self._questions = DaemonWorkers("what-if", 1)  # no decision waits for an answer
         self._wake = asyncio.Event()
@@ -67,7 +69,9 @@ class Controller:
         )
         self._rebalancer: Rebalancer  # of the time in which it leads, or last led
         self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)
-        self._control = ControlPlane(self._keeper, self, lambda problem: self._questions.run(allocate, problem))
+        self._control = ControlPlane(
+            self._keeper, self, self._metrics, lambda problem: self._questions.run(allocate, problem)
+        )
         self._elector = Elector(
             store, self, self.controller_id, ttl_ns=settings.seat_ttl_ns, doubt_ns=settings.lease_ns
         )

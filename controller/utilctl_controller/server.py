@@ -155,7 +155,7 @@ class Controller:
         if not status.available:
             reasons.append(f"the policy store is unavailable ({status.reason}): writes are refused")
         if self._rebalancer.learning(time.monotonic_ns()):
-            reasons.append("just started: static shares until the fleet has reported")
+            reasons.append("just begun to lead: shares move when the fleet has reported")
         return ControllerState(self.controller_id, "; ".join(reasons), self._decided_unix_ns, self._trace_id)
 
     def _policy_changed(self, traceparent: str) -> None:

@@ -43,7 +43,7 @@ def _next_leads_after_s(fleet: FleetMachine, killed: float, epoch: int) -> float
 
 def test_while_the_leader_is_killed_and_another_one_takes_over_the_split_holds() -> None:
     """Without enforcement web had half of host-a, with static shares 0.6 of it; it is granted nearly all."""
-    with EtcdServer() as etcd, worked_example(f"etcd:{etcd.address}", controllers=2) as fleet:
+    with EtcdServer() as etcd, worked_example(f"etcd:{etcd.address}", 2) as fleet:
         epoch, granted = _epoch(fleet), fractions(fleet.granted())
         assert granted[WEB] > 0.8
         fleet.kill_controller(0)
@@ -64,7 +64,8 @@ def test_while_the_leader_is_killed_and_another_one_takes_over_the_split_holds()
         assert time.monotonic() - killed <= FAILOVER_S + 2 * WINDOW_S + 1.0
         # While it learns, and when it decides:
         windows += [fractions(fleet.measured(WINDOW_S))[WEB] for _ in range(6)]
-        assert min(windows) > granted[WEB] - 1.5 * CLOSE, windows
+        told = " ".join(f"{window:.2f}" for window in windows)
+        assert min(windows) > granted[WEB] - 1.5 * CLOSE, told
         fleet.wait_for_worked_example()
         fleet.start_controller(0)
         assert (

@@ -48,10 +48,11 @@ class FleetMachine:
     def __init__(
         self,
         store: str,
+        controllers: int = 1,
+        /,
         *,
         report_interval: str = "200ms",
         lease: str = "15s",
-        controllers: int = 1,
         **environment: str,
     ) -> None:
         """``store`` as the controller's option; ``environment`` is added to that of every program."""
@@ -220,9 +221,9 @@ def fractions(cores: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], f
 
 
 @contextlib.contextmanager
-def worked_example(store: str, **options: Any) -> Iterator[FleetMachine]:
+def worked_example(store: str, controllers: int = 1, /, **options: Any) -> Iterator[FleetMachine]:
     """The machine with shares set, agents running, and everything settled."""
-    with FleetMachine(store, **options) as machine:
+    with FleetMachine(store, controllers, **options) as machine:
         for see, share in SHARES.items():
             machine.utilctl("set-share", see, str(share), "--reason", "worked example")
         machine.start_agents()

@@ -85,6 +85,7 @@ class Elector:
             self._task = None
             leaving = asyncio.create_task(self._workers.run(self._store.leave_seat))
             await asyncio.wait({leaving}, timeout=LEAVE_S)
+            leaving.cancel()
         self._workers.close()
 
     async def _claim_forever(self) -> None:

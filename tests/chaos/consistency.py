@@ -82,7 +82,7 @@ class Controllers:
     def start(self, number: int) -> None:
         store = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies[number])
         command = [sys.executable, "-m", "utilctl_controller.main", "--listen", self.addresses[number]]
-        command += ["--store", f"etcd:{store}", "--report-interval", "200ms", "--lease", "5s"]
+        command += ["--store", f"etcd:{store}", "--report-interval", "200ms"]
         self._processes[number] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:

@@ -53,6 +53,7 @@ _CUT_OFF: Final = (
     "keepalive",
     "ping timeout",
     "recvmsg",
+    "Cancelling all calls",
 )
 
 
@@ -166,6 +167,8 @@ def _silence(code: grpc.StatusCode, details: str, budget_ns: int) -> _Silence | 
     """What a failed call says about the connection; None if the controller itself answered."""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _Silence(f"no answer within {budget_ns / NS_PER_S:.3g}s", never_sent=False)
+    if code is grpc.StatusCode.CANCELLED:  # by a server that stops; not by us, whose calls end with us
+        return _Silence("stopped before it answered", never_sent=False)
     if code is not grpc.StatusCode.UNAVAILABLE:
         return None
     if details.startswith(_NEVER_SENT):

@@ -18,6 +18,7 @@ from utilctl_controller import codec, whatif, whatif_codec
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
 from utilctl_controller.edits import apply_hold, unknown
 from utilctl_controller.explain import explain
+from utilctl_controller.metrics import ControllerMetrics
 from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer, reachability_warnings
 from utilctl_controller.rpc_errors import answering
@@ -38,8 +39,12 @@ def led(handler: Handler) -> Handler:
 
     @wraps(handler)
     async def wrapped(self: ControlPlane, request: object, context: Context) -> Any:  # noqa: ANN401 - any response
-        self.check_leading()
-        return await handler(self, request, context)
+        try:
+            self.check_leading()
+            return await handler(self, request, context)
+        except NotLeadingError as error:  # by the first line, or by the store: another one has taken over meanwhile
+            self.count_redirection(error)
+            raise
 
     return answering(cast("Handler", wrapped))
 
@@ -69,9 +74,11 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         self,
         keeper: PolicyKeeper,
         source: StateSource,
+        metrics: ControllerMetrics,
         allocate: Callable[[AllocationProblem], Awaitable[Allocation]],
     ) -> None:
         """allocate: for questions, beside the decisions."""
+        self._metrics = metrics
         self._allocate = allocate
         self._keeper = keeper
         self._leads: Rebalancer | None = None
@@ -91,6 +98,10 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         """Raise NotLeadingError unless this controller leads."""
         if self._leads is None:
             raise NotLeadingError(self._leader)
+
+    def count_redirection(self, error: NotLeadingError) -> None:
+        """A call ends in ``error``."""
+        self._metrics.redirected(known=bool(error.leader))
 
     @property
     def _rebalancer(self) -> Rebalancer:

@@ -19,9 +19,10 @@ from utilctl_controller.workers import DaemonWorkers
 
 _LOG = logging.getLogger(__name__)
 
-CLAIMS_PER_TTL: Final = 4
-"""Claims in the time after which an unprolonged seat is free: three may fail, or a store be that slow."""
-
+CLAIMS_PER_TTL: Final = 6
+"""Claims in the time after which an unprolonged seat is free: most may fail, or a store be that slow. A leader is
+replaced at most a lease, etcd's half second between looks at its leases, and a pause between claims after it died.
+"""
 
 LEAVE_S: Final = 1.0
 """How long leaving the seat may take; a store that is away frees it by itself. Arbitrary."""
@@ -84,6 +85,7 @@ class Elector:
             self._task = None
             leaving = asyncio.create_task(self._workers.run(self._store.leave_seat))
             await asyncio.wait({leaving}, timeout=LEAVE_S)
+            leaving.cancel()
         self._workers.close()
 
     async def _claim_forever(self) -> None:

@@ -59,6 +59,12 @@ class ControllerMetrics:
         self._elections = meter.create_counter(
             "utilctl_controller_elections_total", description="Times that this controller began to lead"
         )
+        self._redirected = meter.create_counter(
+            "utilctl_controller_redirected_total", description="Calls sent to the leader, or to nobody, by a follower"
+        )
+        self._store_seconds = meter.create_histogram(
+            "utilctl_controller_store_seconds", unit="s", description="Time that a call of the policy store took"
+        )
         self._failures = meter.create_counter(
             "utilctl_controller_decision_failures_total", description="Decisions that failed"
         )
@@ -94,6 +100,14 @@ class ControllerMetrics:
     def elected(self) -> None:
         """This controller leads from now on."""
         self._elections.add(1)
+
+    def redirected(self, *, known: bool) -> None:
+        """A call was refused because another controller leads, or, if that is not ``known``, nobody does."""
+        self._redirected.add(1, {"leader": "known" if known else "unknown"})
+
+    def store_answered(self, call: str, outcome: str, seconds: float) -> None:
+        """A call of the policy store ended; ``outcome`` is one of a few words."""
+        self._store_seconds.record(seconds, {"call": call, "outcome": outcome})
 
     def failed(self) -> None:
         """A decision failed."""

@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from opentelemetry.trace import Tracer
 
+from utilctl_common.errors import NotLeadingError
 from utilctl_common.policy import SeePolicy, without_past_hold
 from utilctl_common.telemetry import traceparent_of
 from utilctl_controller.store.port import (
     Change,
+    CommitLost,
     CommitOutcome,
     Committed,
     Done,
@@ -50,8 +53,14 @@ _TOMBSTONES = 10_000
 _NAMED = 20
 """SEEs that a span names. Arbitrary."""
 
+_OUTCOMES: Final[Mapping[type, str]] = {LostRace: "lost", CommitLost: "lost", Unavailable: "unavailable"}
+"""Words for metrics; everything else is "done"."""
+
 Event = PolicyEvent | SwitchEvent
 Outcome = TypeVar("Outcome")
+
+OnAnswer = Callable[[str, str, float], None]
+"""Called with the name of a call of the store, how it came out, and how many seconds it took."""
 
 OnChange = Callable[[str], None]
 """Called with the traceparent of the write behind a change of policy, empty if it is not known here."""
@@ -68,10 +77,13 @@ class StoreStatus:
 class PolicyKeeper:
     """Owns the copy; lives on one event loop. The store belongs to the caller, who closes it."""
 
-    def __init__(self, store: PolicyStore, tracer: Tracer, on_change: OnChange, probe_ns: int) -> None:
+    def __init__(
+        self, store: PolicyStore, tracer: Tracer, on_change: OnChange, on_answer: OnAnswer, probe_ns: int
+    ) -> None:
         self._store = store
         self._tracer = tracer
         self._on_change = on_change
+        self._on_answer = on_answer
         self._probe_s = probe_ns / 1e9
         self._workers = DaemonWorkers("store", STORE_THREADS)
         self._records: dict[str, Record] = {}
@@ -149,11 +161,11 @@ class PolicyKeeper:
 
     async def history(self, see: str | None, limit: int) -> tuple[HistoryEntry, ...]:
         """As the store's ``history``. Raises StoreUnavailableError."""
-        return await self._read(self._store.history, see, limit)
+        return await self._read("history", self._store.history, see, limit)
 
     async def confirmed(self) -> Snapshot:
         """What the store itself holds now. Raises StoreUnavailableError."""
-        return await self._read(self._store.snapshot)
+        return await self._read("snapshot", self._store.snapshot)
 
     async def _write(
         self,
@@ -166,15 +178,21 @@ class PolicyKeeper:
     ) -> Outcome | Unavailable:
         """Write in a worker, inside a span, and take in at once what was written."""
         outcome: Outcome | Unavailable
+        begun_s, how = time.monotonic(), "failed"
         with self._tracer.start_as_current_span(name, attributes={"utilctl.see": ",".join(sees[:_NAMED])}) as span:
             mine = traceparent_of(span)
             self._in_flight.update(dict.fromkeys(sees, mine))
             try:
                 outcome = done = await self._workers.run(call, *args, **kwargs)
                 self._apply(events_of(done))
+                how = _OUTCOMES.get(type(outcome), "done")
             except StoreUnavailableError as error:
-                outcome = Unavailable(error.message)
+                outcome, how = Unavailable(error.message), "unavailable"
+            except NotLeadingError:
+                how = "not_leading"
+                raise
             finally:
+                self._on_answer(name.removeprefix("store."), how, time.monotonic() - begun_s)
                 for see in sees:
                     if self._in_flight.get(see) == mine:
                         del self._in_flight[see]
@@ -185,12 +203,17 @@ class PolicyKeeper:
             self._set_status(available=True, reason="")
         return outcome
 
-    async def _read(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _read(self, name: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        begun_s, how = time.monotonic(), "failed"
         try:
             result = await self._workers.run(call, *args, **kwargs)
+            how = "done"
         except StoreUnavailableError as error:
+            how = "unavailable"
             self._set_status(available=False, reason=error.message)
             raise
+        finally:
+            self._on_answer(name, how, time.monotonic() - begun_s)
         self._set_status(available=True, reason="")
         return result
 

@@ -11,8 +11,7 @@ elsewhere::
 ``tick`` does all three. Rules:
 
 - A host of whose demand nothing is known yet gets static shares, and so does everyone while a new controller
-learns;
-  a host that still enforces the targets of an earlier controller is left with them meanwhile.
+  learns (``learning``); a host that still enforces the targets of an earlier one is left with them meanwhile.
 - Nothing is sent when nothing changed, or changed by less than the dead band (see ``targets``).
 - A set in force is renewed well before its lease ends, under the same generation; a silent host is not
 renewed, and
@@ -40,6 +39,7 @@ from utilctl_controller.allocation.model import (
 )
 from utilctl_controller.demand import DEMAND_DIGITS
 from utilctl_controller.fleet import AgentHello, HostReading, HostState, HostTarget, Push
+from utilctl_controller.learning import Learning
 from utilctl_controller.reports import ReportProblem, clean_report
 from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
@@ -120,7 +120,7 @@ class Rebalancer:
         self._generation = 0
         self._dirty = True  # there is something that the targets do not show yet
         self._changes = 0  # how often that became so
-        self._learning_until_ns = now_ns + settings.learning_intervals * settings.report_interval_ns
+        self._learning = Learning(settings, epoch, now_ns)
         self._stale_ns = settings.stale_intervals * settings.report_interval_ns
         self._renew_ns = settings.lease_ns // settings.renewals_per_lease
 
@@ -130,8 +130,8 @@ class Rebalancer:
         return self._tree
 
     def learning(self, now_ns: int) -> bool:
-        """Whether demand moves nothing yet because this controller has only just started."""
-        return now_ns < self._learning_until_ns
+        """Whether demand moves nothing yet because this controller has only just begun to lead."""
+        return self._learning.active(now_ns)
 
     def advance(self, epoch: int) -> None:
         """This controller leads anew, by a later epoch: everybody is sent their targets again."""
@@ -190,6 +190,7 @@ class Rebalancer:
         host.connected = True
         host.resend = True
         host.changed_at_ns = now_ns
+        self._learning.on_hello(hello.epoch, now_ns)
         self._stain()
 
     def on_report(
@@ -368,7 +369,8 @@ class Rebalancer:
         """Whether a host keeps the targets of an earlier controller until this one knows its demand."""
         if host.pushed is not None or host.hello.epoch == 0 or self.disabled:
             return False
-        return not self._by_demand(host, now_ns) and now_ns - host.hello_at_ns <= self._stale_ns
+        recent = self.learning(now_ns) or now_ns - host.hello_at_ns <= self._stale_ns
+        return recent and not self._by_demand(host, now_ns)
 
     def _targets(self, host: HostState, by_demand: bool, caps: Mapping[str, float]) -> tuple[HostTarget, ...]:
         if not by_demand or self.decision is None or host.available_cores < TINY_RATIO * host.total_cores:

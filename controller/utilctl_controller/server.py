@@ -71,7 +71,9 @@ class Controller:
         self._settings = settings
         self._tracer = telemetry.tracer
         self._metrics = ControllerMetrics(telemetry)
-        self._keeper = PolicyKeeper(store, telemetry.tracer, self._policy_changed, settings.probe_ns)
+        self._keeper = PolicyKeeper(
+            store, telemetry.tracer, self._policy_changed, self._metrics.store_answered, settings.probe_ns
+        )
         self._solver = DaemonWorkers("allocation", 1)
         self._questions = DaemonWorkers("what-if", 1)  # no decision waits for an answer
         self._wake = asyncio.Event()
@@ -87,7 +89,9 @@ class Controller:
         )
         self._rebalancer: Rebalancer  # of the time in which it leads, or last led
         self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)
-        self._control = ControlPlane(self._keeper, self, lambda problem: self._questions.run(allocate, problem))
+        self._control = ControlPlane(
+            self._keeper, self, self._metrics, lambda problem: self._questions.run(allocate, problem)
+        )
         self._elector = Elector(
             store, self, self.controller_id, ttl_ns=settings.seat_ttl_ns, doubt_ns=settings.lease_ns
         )
@@ -171,7 +175,7 @@ class Controller:
         if not status.available:
             reasons.append(f"the policy store is unavailable ({status.reason}): writes are refused")
         if self._rebalancer.learning(time.monotonic_ns()):
-            reasons.append("just started: static shares until the fleet has reported")
+            reasons.append("just begun to lead: shares move when the fleet has reported")
         return ControllerState(self.controller_id, "; ".join(reasons), self._decided_unix_ns, self._trace_id)
 
     def _policy_changed(self, traceparent: str) -> None:

@@ -28,6 +28,8 @@ class ControllerSettings:
     - ``mode``: how the fleet is allocated, see the allocation model.
     - ``learning_intervals``: report intervals after the start in which demand moves nothing, so that a new
       controller has heard of the fleet before it redistributes it.
+    - ``return_ns``: how long agents may take to find a new leader: one that follows another learns for as long at
+      least, if their leases allow. Above the agents' longest pause while nobody leads.
     - ``stale_intervals``: report intervals of silence after which a host's lease is no longer renewed.
     - ``renewals_per_lease``: sets sent in one lease; 3 survives the loss of two.
     - ``coalesce_ns``: least time between two decisions, so that a bulk change of policy makes few of them.
@@ -45,6 +47,7 @@ class ControllerSettings:
     lease_ns: int = 15 * NS_PER_S
     mode: AllocationMode = "fleet"
     learning_intervals: int = 2
+    return_ns: int = 2 * NS_PER_S
     stale_intervals: int = 3
     renewals_per_lease: int = 3
     coalesce_ns: int = 20 * NS_PER_MS

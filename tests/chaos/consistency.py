@@ -3,9 +3,10 @@
 usage: python -m chaos.consistency [--writes N] [--seed N] [--json FILE]
 
 Three etcd members and three controllers on loopback. Four clients write through the command line's own client, each
-write once, until N are acknowledged; agents' sessions record every target set. Meanwhile, about every second, a member
-or a controller is killed (and started again a little later), or connections to the store are cut. At the end the
-store's history is held against what the clients were told (support.write_history). Exits with 1 if anything is wrong.
+write once, until N are acknowledged, and read everything now and then; agents' sessions record every target set.
+Meanwhile, about every second, a member or a controller is killed (and started again a little later), a controller is
+stopped, or connections to the store are cut. At the end the store's history is held against what the clients were told
+(support.write_history). Exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, Final
 from support.controller_server import eventually
 from support.etcd_server import EtcdCluster, free_port
 from support.tcp_proxy import TcpProxy
-from support.write_history import Outcome, Write, violations
+from support.write_history import Outcome, Read, Write, violations
 from utilctl_agent.link.session import ControllerSession
 from utilctl_agent.link.targets import TargetKeeper, TargetSet
 from utilctl_cli.client import ControllerClient
@@ -39,13 +40,16 @@ from utilctl_common.quantities import NS_PER_S
 from utilctl_proto.v1 import agent_pb2
 
 CLIENTS: Final = 4
-SERVICES: Final = 8
+SEES: Final = tuple(f"svc=s{number}" for number in range(8))
+READS_A_WRITE: Final = 0.3
 AGENTS: Final = 2
 THINK_S: Final = 0.1
 """Pause of a client between writes, so that the faults meet the writes of a minute or two."""
-LEAST_FAULTS: Final = 5
+LEAST_FAULTS: Final = 6
 """So many in any case: one of each kind."""
 TIMEOUT_NS: Final = 8 * NS_PER_S
+STOP_S: Final = 20
+"""How long a controller may take to stop. Only a fault waits that long."""
 UNKNOWN: Final = "may or may not"
 """What the command line says of a write whose outcome nobody knows."""
 
@@ -78,14 +82,17 @@ class Controllers:
     def start(self, number: int) -> None:
         store = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies[number])
         command = [sys.executable, "-m", "utilctl_controller.main", "--listen", self.addresses[number]]
-        command += ["--store", f"etcd:{store}", "--report-interval", "200ms", "--lease", "5s"]
+        command += ["--store", f"etcd:{store}", "--report-interval", "200ms"]
         self._processes[number] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def kill(self, number: int) -> None:
+    def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         process = self._processes[number]
         if process is not None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.send_signal(how)
+            try:
+                process.wait(STOP_S)
+            finally:
+                process.kill()
 
     def revive(self) -> None:
         """Start those that ended: a controller does not start while its store is away."""
@@ -95,11 +102,12 @@ class Controllers:
 
 
 class Client(threading.Thread):
-    """Writes until told to stop; remembers how each of its writes came out."""
+    """Writes and reads until told to stop; remembers how each write came out, and what each read saw."""
 
     def __init__(self, number: int, addresses: list[str], seed: int, acknowledged: Callable[[str], None]) -> None:
         super().__init__(name=f"client-{number}", daemon=True)
         self.writes: list[Write] = []
+        self.reads: list[Read] = []
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self._number = number
@@ -111,20 +119,32 @@ class Client(threading.Thread):
         try:
             while not self.stop.is_set():
                 self._write(f"{self._number}-{len(self.writes)}")
+                if self._random.random() < READS_A_WRITE:
+                    self._read()
                 self.stop.wait(self._random.uniform(0.5, 1.5) * THINK_S)
         except BaseException as error:  # noqa: BLE001 - told at the end
             self.failure = error
 
+    def _read(self) -> None:
+        """What the store holds, by whichever controller leads; one that cannot tell has told nothing wrong."""
+        called_s = time.monotonic()
+        with contextlib.suppress(UnreachableError):
+            document, _ = ControllerClient(self._shuffled(), TIMEOUT_NS).export()
+            seen = {record["see"]: record["reason"] for record in document["services"]}
+            self.reads += [Read(see, seen.get(see), called_s, time.monotonic()) for see in SEES]
+
+    def _shuffled(self) -> tuple[str, ...]:
+        return tuple(self._random.sample(self._addresses, len(self._addresses)))
+
     def _write(self, mark: str) -> None:
-        see = f"svc=s{self._random.randrange(SERVICES)}"
+        see = self._random.choice(SEES)
         share = round(1 + self._number + len(self.writes) / 10_000, 4)  # none is like another, so each is a change
-        addresses = tuple(self._random.sample(self._addresses, len(self._addresses)))
         change = ShareChange(see, share, None, None, False, None, None)
         called_s, version = time.monotonic(), 0
         outcome: Outcome
         try:
             terms = WriteTerms(f"client-{self._number}", mark, None, False)
-            version = ControllerClient(addresses, TIMEOUT_NS).set_share(change, terms)["record"]["version"]
+            version = ControllerClient(self._shuffled(), TIMEOUT_NS).set_share(change, terms)["record"]["version"]
             outcome = "done"
             self._acknowledged(mark)
         except (ConflictError, FailedError):
@@ -150,7 +170,8 @@ class Faults:
         """One fault, after a while in which all is well."""
         time.sleep(self._random.uniform(0.3, 1.5))
         if not self._kinds:  # each comes up, in any order
-            self._kinds = [self._kill_member, self._kill_controller, self._kill_controller, self._cut, self._partition]
+            self._kinds = [self._kill_member, self._kill_controller, self._kill_controller, self._stop_controller]
+            self._kinds += [self._cut, self._partition]
             self._random.shuffle(self._kinds)
         kind = self._kinds.pop()
         self.counts[kind.__name__.removeprefix("_").replace("_", " ")] += 1
@@ -168,6 +189,11 @@ class Faults:
 
     def _kill_controller(self, number: int) -> None:
         self._controllers.kill(number)
+        self._pause()
+
+    def _stop_controller(self, number: int) -> None:
+        """One is stopped as for an upgrade, in the midst of its calls."""
+        self._controllers.kill(number, signal.SIGTERM)
         self._pause()
 
     def _cut(self, number: int) -> None:
@@ -216,7 +242,7 @@ class Agents(threading.Thread):
         while not self._ended.is_set():
             sequence += 1
             report = agent_pb2.Report(sequence=sequence, interval_ns=NS_PER_S // 5, capacity_cores=2)
-            for see in (f"svc=s{number}" for number in range(SERVICES)):
+            for see in SEES:
                 report.sees.append(agent_pb2.SeeReport(see=see, demand_cores=1, consumption_cores=0.2, processes=1))
             for session, keeper in zip(sessions, self.keepers, strict=True):
                 session.send(agent_pb2.ConnectRequest(report=report))
@@ -282,7 +308,8 @@ def run(writes: int, seed: int) -> tuple[list[str], dict[str, Any]]:
         history = histories[0]
         agents.end()
     done = [write for client in clients for write in client.writes]
-    wrong = violations(done, history)
+    reads = [read for client in clients for read in client.reads]
+    wrong = violations(done, history, reads)
     wrong += [f"{thread.name} failed: {thread.failure!r}" for thread in threads if thread.failure]
     wrong += [
         f"agent {number} went back from {before} to {after}"
@@ -296,6 +323,7 @@ def run(writes: int, seed: int) -> tuple[list[str], dict[str, Any]]:
         "seed": seed,
         "duration_s": round(mended_s - started, 1),
         "writes": dict(Counter(write.outcome for write in done)),
+        "reads": len(reads) // len(SEES),
         "faults": dict(faults.counts),
         "epochs": max(epoch for enforced in agents.enforced for epoch, _ in enforced),
         "sets_taken": sum(map(len, agents.enforced)),
@@ -317,8 +345,7 @@ def _answers(addresses: list[str]) -> bool:
 def _read_history(addresses: list[str], into: list[dict[str, list[str]]]) -> bool:
     """Marks of all writes by service, oldest first. False if the leader cannot read its store yet."""
     found: dict[str, list[str]] = {}
-    for number in range(SERVICES):
-        see = f"svc=s{number}"
+    for see in SEES:
         try:
             entries = ControllerClient(tuple(addresses), TIMEOUT_NS).history(see, 10_000)["entries"]
         except FailedError:

@@ -256,6 +256,31 @@ def test_a_read_is_repeated_when_the_controller_dies_over_it(
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+STOPPED_OVER_IT = {
+    "cancelled": (grpc.StatusCode.CANCELLED, "CANCELLED"),
+    "all cancelled": (grpc.StatusCode.UNAVAILABLE, "Cancelling all calls"),
+}
+
+
+@pytest.mark.parametrize("how", STOPPED_OVER_IT)
+def test_a_write_is_not_repeated_when_the_controller_stops_over_it_and_its_outcome_is_unknown(
+    utilctl: Run, stand_in: StartStandIn, how: str
+) -> None:
+    first, _ = stand_in({"SetShare": refuse(*STOPPED_OVER_IT[how])})
+    second, other = stand_in({"SetShare": answer(SOME_WRITE)})
+    ran = utilctl("set-share", "svc=web", "3", "--controller", f"{first},{second}")
+    assert_error(ran, 3, first, "may or may not have been made", "utilctl history")
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("how", STOPPED_OVER_IT)
+def test_a_read_is_repeated_when_the_controller_stops_over_it(utilctl: Run, stand_in: StartStandIn, how: str) -> None:
+    first, _ = stand_in({"ListServices": refuse(*STOPPED_OVER_IT[how])})
+    second, _ = stand_in({"ListServices": answer(control_pb2.ListServicesResponse())})
+    ran = utilctl("get", "services", "--controller", f"{first},{second}")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_ctrl_c_while_waiting_is_quiet(stand_in: StartStandIn) -> None:
     asked = threading.Event()
 

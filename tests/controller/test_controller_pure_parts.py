@@ -22,7 +22,10 @@ from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
 from utilctl_controller.targets import TINY_RATIO, host_caps
 
-PURE = ("demand", "edits", "explain", "fleet", "rebalance", "reports", "settings", "shares", "status", "targets")
+PURE = (
+    "demand", "edits", "explain", "fleet", "learning", "rebalance", "reports", "settings", "shares", "status",
+    "targets",
+)  # fmt: skip
 FORBIDDEN = {"asyncio", "grpc", "logging", "opentelemetry", "os", "random", "socket", "subprocess", "threading", "time"}
 NAMES = ("svc=a", "svc=b", "svc=b/x=1", "svc=b/x=2", "svc=c/x=1")
 
@@ -46,6 +49,7 @@ def test_the_defaults_are_these() -> None:
         lease_ns=15 * NS_PER_S,
         mode="fleet",
         learning_intervals=2,
+        return_ns=2 * NS_PER_S,
         stale_intervals=3,
         renewals_per_lease=3,
         coalesce_ns=20 * NS_PER_MS,

@@ -137,3 +137,22 @@ def test_metrics_count_reports_and_their_problems_and_show_services_and_hosts(re
         assert recorded.metric("utilctl_controller_agents") == {(): 1.0}
         assert recorded.metric("utilctl_controller_store_available_ratio") == {(): 1.0}
         assert recorded.metric("utilctl_controller_pushes_total")[("kind", "change"),] >= 1
+
+
+def test_a_change_of_leader_redirections_and_the_speed_of_the_store_are_counted(
+    recorded: Recorded, store_path: Path
+) -> None:
+    assert recorded.metric("utilctl_controller_elections_total") == {(): 1.0}
+    recorded.running.set_share("svc=web", 1)
+    store_path.with_name(store_path.name + "-seat").unlink()  # so that another one can lead without its knowing
+    with RunningController(SqliteStore(store_path)) as leader:
+        assert leader.controller().epoch == 2
+        with pytest.raises(grpc.RpcError, match="leads"):
+            recorded.running.set_share("svc=web", 2)
+        eventually(lambda: recorded.metric("utilctl_controller_leading_ratio") == {(): 0.0}, "it follows")
+        with pytest.raises(grpc.RpcError, match=leader.address):
+            recorded.running.controller()
+        counted = recorded.metric("utilctl_controller_redirected_total")
+        assert counted == {(("leader", "unknown"),): 1.0, (("leader", "known"),): 1.0}
+    took = recorded.metric("utilctl_controller_store_seconds")
+    assert {(("call", "put"), ("outcome", "done")), (("call", "put"), ("outcome", "not_leading"))} <= set(took)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -146,6 +147,21 @@ def test_when_the_leader_is_killed_another_leads_within_seconds_and_agents_find_
     asyncio.run(scenario())
 
 
+def test_a_write_that_the_stop_of_the_leader_cuts_short_is_told_as_unknown(etcd: EtcdServer) -> None:
+    with program(etcd) as (leader, address), ThreadPoolExecutor(1) as pool:
+        assert run("set-share", "svc=web", "3", "--controller", address).code == 0
+        etcd.pause()
+        try:
+            writing = pool.submit(run, "set-share", "svc=web", "4", "--controller", address, "--timeout", "30s")
+            time.sleep(1.0)  # until it is on its way; too early a stop would be told as such
+            leader.send_signal(signal.SIGTERM)
+            told = writing.result(60)
+        finally:
+            etcd.resume()
+        assert told.code == 3
+        assert "may or may not" in told.stderr
+
+
 def test_a_command_given_while_nobody_leads_waits_for_the_next_leader(etcd: EtcdServer) -> None:
     with program(etcd) as (first, first_address), program(etcd) as (_, second_address):
         both = f"{first_address},{second_address}"
@@ -204,6 +220,43 @@ def test_while_the_whole_store_is_away_the_leader_keeps_its_agents_and_leads_on_
                 "the store is back, and it leads",
             )
             assert leader.set_share("svc=web", 4).changed
+
+
+def test_a_slow_etcd_changes_no_leader_and_writes_are_done(etcd: EtcdServer) -> None:
+    """0.3 s each way: a claim of the seat takes two answers, a write at least as many."""
+    with TcpProxy(etcd.client_port) as proxy, controller(proxy.port) as leader, controller(proxy.port) as follower:
+        leader.set_share("svc=web", 3)
+        epoch = leader.controller().epoch
+        proxy.slow_down(0.3)
+        until = time.monotonic() + 2.5 * FAST.seat_ttl_ns / 1e9
+        share = 3
+        while time.monotonic() < until:
+            share += 1
+            assert leader.set_share("svc=web", share).changed
+        assert leader.controller().epoch == epoch
+        assert refused(follower) == (grpc.StatusCode.UNAVAILABLE, leader.address)
+        assert leader.service("svc=web").record.policy.share == share
+
+
+def test_an_etcd_too_slow_to_be_of_use_is_an_outage_until_it_is_faster(etcd: EtcdServer) -> None:
+    """No answer comes within the second that one attempt has; what was asked for may be done all the same."""
+    with TcpProxy(etcd.client_port) as proxy, controller(proxy.port) as one, controller(proxy.port) as two:
+        one.set_share("svc=web", 3)
+        epoch = one.controller().epoch
+        proxy.slow_down(1.5)
+        told = run("set-share", "svc=web", "4", "--controller", one.address, "--timeout", "20s")
+        assert told.code == 3, told
+        eventually(lambda: not one.controller().store_available, "the outage is told")
+        time.sleep(FAST.seat_ttl_ns / 1e9)
+        assert leads(one), "nobody else can lead either"
+        proxy.slow_down(0)
+        both = f"{one.address},{two.address}"
+        shown = run("set-share", "svc=web", "5", "--controller", both, "--timeout", "30s")
+        assert shown.code == 0, shown
+        leading = next(running for running in (one, two) if leads(running))
+        assert leading.controller().epoch >= epoch
+        assert leading.service("svc=web").record.policy.share == 5
+        eventually(lambda: leads(one) != leads(two), "one leads")
 
 
 def test_two_controllers_on_one_file_do_not_both_lead(tmp_path: Path) -> None:

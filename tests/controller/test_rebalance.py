@@ -8,6 +8,9 @@ import pytest
 
 from support.fleet_values import Fleet, policies
 from utilctl_common.policy import Hold, SeePolicy
+from utilctl_common.quantities import NS_PER_S
+from utilctl_controller.fleet import Push
+from utilctl_controller.learning import Learning
 from utilctl_controller.settings import ControllerSettings
 
 THREE = policies(SeePolicy("svc=web", 3), SeePolicy("svc=etl", 1), SeePolicy("svc=batch", 2))
@@ -84,6 +87,44 @@ def test_an_agent_with_earlier_targets_that_never_reports_gets_static_shares_in_
     fleet.hello("a", epoch=3)
     assert fleet.tick(2) == []
     assert [push.host for push in fleet.tick(2)] == ["a"]
+
+
+def test_after_a_change_of_leader_nothing_moves_before_agents_that_are_slow_to_come_back_are_there() -> None:
+    """Host a alone would be split as shares say; with b, where batch gets its part, web is owed all of a."""
+    fleet = Fleet(THREE, ControllerSettings(report_interval_ns=NS_PER_S // 5))
+    fleet.hello("a", epoch=6)
+    for _ in range(9):
+        fleet.report("a", BUSY["a"])
+        assert fleet.tick(0.2) == []
+    fleet.hello("b", epoch=6)
+    pushes: list[Push] = []
+    while not pushes:
+        fleet.report("a", BUSY["a"])
+        fleet.report("b", BUSY["b"])
+        pushes = fleet.tick(0.2)
+    assert fleet.entitlements("a")["svc=web"] == pytest.approx(1.0)
+    assert fleet.entitlements("b")["svc=batch"] == pytest.approx(2 / 3)
+
+
+def test_agents_that_keep_coming_back_do_not_keep_a_new_leader_from_deciding() -> None:
+    fleet = Fleet(THREE)
+    waited_s = 0.0
+    for number in range(100):
+        fleet.hello(f"late-{number}", epoch=6)
+        fleet.hello("a", epoch=6)
+        fleet.report("a", BUSY["a"])
+        waited_s += 0.2
+        if any(push.host == "a" for push in fleet.tick(0.2)):
+            break
+    lease_s = ControllerSettings().lease_ns / NS_PER_S
+    assert waited_s == pytest.approx(lease_s / 3, abs=0.5), "before the lease of their targets ends"
+
+
+def test_the_first_leader_of_all_learns_for_two_intervals_only() -> None:
+    settings = ControllerSettings(report_interval_ns=NS_PER_S // 5)
+    learning = {epoch: Learning(settings, epoch, 0) for epoch in (1, 2)}
+    assert [learning[1].active(at) for at in (0, 399_999_999, 400_000_000)] == [True, True, False]
+    assert [learning[2].active(at) for at in (400_000_000, 1_999_999_999, 2_000_000_000)] == [True, True, False]
 
 
 def test_nothing_is_sent_when_nothing_changed() -> None:

@@ -24,7 +24,11 @@ WAIT_S = 60.0
 """How long a test waits for what must come. Only a failing test waits that long."""
 
 FAST = ControllerSettings(
-    listen="127.0.0.1:0", report_interval_ns=50 * NS_PER_MS, lease_ns=3 * NS_PER_S, probe_ns=50 * NS_PER_MS
+    listen="127.0.0.1:0",
+    report_interval_ns=50 * NS_PER_MS,
+    lease_ns=3 * NS_PER_S,
+    return_ns=0,
+    probe_ns=50 * NS_PER_MS,
 )
 """Settings under which a test need not wait."""
 

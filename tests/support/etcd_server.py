@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final
@@ -27,6 +28,10 @@ _START_TIMEOUT_NS: Final = 60 * NS_PER_S
 
 _START_ATTEMPTS: Final = 5
 """Starts with fresh ports: somebody else may take a port between its choice and its use."""
+
+_STARTER: Final = ThreadPoolExecutor(1, thread_name_prefix="etcd-starter")
+"""Starts every server: the kernel sends the parent-death signal when the *thread* that started a process ends, and this
+one stays as long as the program. Started by a thread of a test, a server would end with that thread."""
 
 
 def etcd_on_path() -> bool:
@@ -44,7 +49,7 @@ def free_port() -> int:
 class EtcdServer:
     """One etcd member. Use it in ``with``: the process and its files are gone afterwards, whatever happened.
 
-    The process also ends when the thread that started it does (where ``setpriv`` exists).
+    The process also ends when this one does (where ``setpriv`` exists).
     """
 
     def __init__(self, *flags: str, name: str = "default", peers: Mapping[str, int] = MappingProxyType({})) -> None:
@@ -103,7 +108,9 @@ class EtcdServer:
         ]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = _STARTER.submit(
+                subprocess.Popen, command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            ).result()
 
     def await_health(self) -> None:
         """Wait until it serves. Raises RuntimeError if it does not."""

@@ -45,23 +45,35 @@ def possible() -> bool:
 class FleetMachine:
     """Use it in ``with``. Everything runs when the block begins except the agents; nothing is left after it."""
 
-    def __init__(self, store: str, *, report_interval: str = "200ms", lease: str = "15s", **environment: str) -> None:
+    def __init__(
+        self,
+        store: str,
+        controllers: int = 1,
+        /,
+        *,
+        report_interval: str = "200ms",
+        lease: str = "15s",
+        **environment: str,
+    ) -> None:
         """``store`` as the controller's option; ``environment`` is added to that of every program."""
         self._store = store
         self._timing = ["--report-interval", report_interval, "--lease", lease]
         self._environment = environment
         self._stack = contextlib.ExitStack()
         self.cpus = dict(zip(HOSTS, sorted(os.sched_getaffinity(0)), strict=False))
-        self.address = f"127.0.0.1:{free_port()}"
+        self._addresses = [f"127.0.0.1:{free_port()}" for _ in range(controllers)]
+        self.address = ",".join(self._addresses)
+        """Of every controller, as agents and commands are told it."""
         self.folders: dict[tuple[str, str], Path] = {}
         self.agents: dict[str, Command] = {}
         self._scopes: dict[str, str] = {}
-        self._controller: Command | None = None
+        self._controllers: list[Command | None] = [None] * controllers
 
     def __enter__(self) -> FleetMachine:
         try:
             self._start_services()
-            self.start_controller()
+            for number in range(len(self._controllers)):
+                self.start_controller(number)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -72,7 +84,8 @@ class FleetMachine:
     ) -> None:
         with contextlib.ExitStack() as ending:
             ending.push(self._stack)
-            ending.callback(self.kill_controller)
+            for number in range(len(self._controllers)):
+                ending.callback(self.kill_controller, number)
             for agent in self.agents.values():
                 ending.push(agent)  # kills what still runs
                 agent.process.send_signal(signal.SIGTERM)
@@ -97,26 +110,27 @@ class FleetMachine:
 
     # -- programs -----------------------------------------------------------------------------------------------
 
-    def start_controller(self) -> None:
-        """Start the controller, on the address and the store that it had before; waits until it serves."""
-        argv = [PYTHON, "-m", "utilctl_controller.main", "--listen", self.address, "--store", self._store]
-        self._controller = Command([*argv, *self._timing], environment=self._environment)
-        wait_until(self._serves, "the controller serves")
+    def start_controller(self, number: int = 0) -> None:
+        """Start a controller, on the address and the store that it had before; waits until it serves."""
+        argv = [PYTHON, "-m", "utilctl_controller.main", "--listen", self._addresses[number], "--store", self._store]
+        controller = Command([*argv, *self._timing], environment=self._environment)
+        self._controllers[number] = controller
+        wait_until(lambda: self._serves(number, controller), "the controller serves")
 
-    def _serves(self) -> bool:
-        assert self._controller is not None
-        assert self._controller.process.poll() is None, self._controller.wait()
+    def _serves(self, number: int, controller: Command) -> bool:
+        """Whether it answers, be it only that another one leads."""
+        assert controller.process.poll() is None, controller.wait()
         try:
-            self.client().services()
+            ControllerClient((self._addresses[number],), 5 * NS_PER_S).services()
         except Exception:  # noqa: BLE001 - not yet
             return False
         return True
 
-    def kill_controller(self) -> None:
-        """End it as ``kill -9`` does. Idempotent."""
-        if self._controller is not None:
-            self._controller.__exit__(None, None, None)
-            self._controller = None
+    def kill_controller(self, number: int = 0) -> None:
+        """End one as ``kill -9`` does. Idempotent."""
+        controller, self._controllers[number] = self._controllers[number], None
+        if controller is not None:
+            controller.__exit__(None, None, None)
 
     def start_agents(self) -> None:
         """Start both agents."""
@@ -138,7 +152,7 @@ class FleetMachine:
 
     def client(self) -> ControllerClient:
         """The command line's own client, without a new process for each question."""
-        return ControllerClient((self.address,), 5 * NS_PER_S)
+        return ControllerClient(tuple(self._addresses), 5 * NS_PER_S)
 
     def utilctl(self, *arguments: str) -> Any:
         """The JSON that a command prints."""
@@ -207,9 +221,9 @@ def fractions(cores: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], f
 
 
 @contextlib.contextmanager
-def worked_example(store: str, **options: Any) -> Iterator[FleetMachine]:
+def worked_example(store: str, controllers: int = 1, /, **options: Any) -> Iterator[FleetMachine]:
     """The machine with shares set, agents running, and everything settled."""
-    with FleetMachine(store, **options) as machine:
+    with FleetMachine(store, controllers, **options) as machine:
         for see, share in SHARES.items():
             machine.utilctl("set-share", see, str(share), "--reason", "worked example")
         machine.start_agents()

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that loses answers or refuses connections, to make a network fail at a chosen moment."""
+"""A TCP proxy on loopback that loses answers, refuses connections or is slow: a network that fails as a test wants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
+from collections import deque
 from types import TracebackType
 from typing import Final
 
@@ -28,6 +30,8 @@ class TcpProxy:
         self._peers: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._mute: set[socket.socket] = set()
+        self._delay_s = 0.0
+        self._on_its_way: deque[tuple[float, socket.socket, bytes]] = deque()
         self._thread = threading.Thread(target=self._run, name="tcp-proxy")
 
     def __enter__(self) -> TcpProxy:
@@ -43,6 +47,10 @@ class TcpProxy:
     def lose_answers_to(self, marker: bytes) -> None:
         """From the moment that a client sends ``marker``, let nothing back to it; its requests still pass."""
         self._marker = marker
+
+    def slow_down(self, delay_s: float) -> None:
+        """From now on let everything take ``delay_s`` each way; 0 ends that."""
+        self._delay_s = delay_s
 
     def refuse(self) -> None:
         """Hang up on every connection, and on every new one at once."""
@@ -66,6 +74,7 @@ class TcpProxy:
                 if self._cut.is_set():
                     self._hang_up_on_all(selector)
                     self._cut.clear()
+                self._deliver(selector)
                 for key, _ in selector.select(_POLL_S):
                     assert isinstance(key.fileobj, socket.socket)
                     if key.fileobj is self._listener:
@@ -93,12 +102,23 @@ class TcpProxy:
             data = source.recv(_CHUNK_BYTES)
             if source in self._clients and self._marker is not None and self._marker in data:
                 self._mute.add(self._peers[source])
-            if data and source not in self._mute:
-                self._peers[source].sendall(data)
         except OSError:
             data = b""
         if not data:
             self._hang_up(selector, source)
+        elif source not in self._mute:
+            self._on_its_way.append((time.monotonic() + self._delay_s, self._peers[source], data))
+            self._deliver(selector)
+
+    def _deliver(self, selector: selectors.BaseSelector) -> None:
+        """Hand over what has been on its way for long enough; what is for a closed connection is lost."""
+        while self._on_its_way and self._on_its_way[0][0] <= time.monotonic():
+            _, target, data = self._on_its_way.popleft()
+            if target in self._peers:
+                try:
+                    target.sendall(data)
+                except OSError:
+                    self._hang_up(selector, target)
 
     def _hang_up_on_all(self, selector: selectors.BaseSelector) -> None:
         for client in tuple(self._clients):

@@ -13,7 +13,8 @@ Each value is ASCII JSON, xz-packed above 32 KiB (values.py):
 A write is one transaction that holds only while the SEE's key is at the revision that was read, so repeating
 it after an error is safe: the repetition either finds the history key of the first attempt (``write`` is
 unique) or stands in for it. A commit of many is the same with many keys; where they are too many for etcd's
-conditions, no key at all may have been written since they were read.
+conditions, no key at all may have been written since they were read. A controller that claims the seat writes only
+while it holds it: that is a condition of the same transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
-from utilctl_common.errors import UsageError
+from utilctl_common.errors import NotLeadingError, UsageError
 from utilctl_common.names import parse_see_name
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.store import etcd_values
@@ -218,9 +219,10 @@ class EtcdStore(KeyedWrites):
                 deletes.append(key)
             else:
                 puts[key] = etcd_values.encode_record(write.value, change, next_version, write_id)
+        fence = self._seat.fence
         conditions = {self._keys.see(write.key): found[write.key].mod_revision for write in writes}
         prefixes = {} if unchanged_since is None else {self._keys.all_history: unchanged_since}
-        if len(conditions) + 1 > MAX_OPERATIONS:
+        if len(conditions) + len(prefixes) + len(fence) > MAX_OPERATIONS:
             # Deletions leave a trace only in the history, edits by hand only in the keys themselves.
             conditions = {}
             prefixes = {
@@ -232,10 +234,10 @@ class EtcdStore(KeyedWrites):
 
         def attempt() -> TxnResult:
             return self._client.write_if(
-                conditions,
+                {**conditions, **fence},
                 puts,
                 deletes,
-                (first_entry, first_key),
+                (first_entry, first_key, self._keys.seat),
                 self._attempt_ns,
                 prefixes_unless_changed=prefixes,
             )
@@ -244,8 +246,10 @@ class EtcdStore(KeyedWrites):
             result = self._repeated(attempt)
             revision = result.revision
             if not result.succeeded:
-                earlier, now = result.found
+                earlier, now, seat = result.found
                 if earlier is None:
+                    if fence and (leader := self._seat.moved_to(seat)) is not None:
+                        raise NotLeadingError(leader)
                     return self._lost(writes, None if now is None else self._reader.record(now))
                 revision = earlier.create_revision  # an attempt whose answer got lost had done it
         except EtcdTooLargeError:

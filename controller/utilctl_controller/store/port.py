@@ -162,7 +162,11 @@ class Seat:
 
 
 class PolicyStore(Protocol):
-    """The port. Methods block (bounded by the adapter's deadline) and are safe to call from several threads."""
+    """The port. Methods block (bounded by the adapter's deadline) and are safe to call from several threads.
+
+    Once ``claim_seat`` was called, writes are done only while the seat is held, which is checked in their own
+    transaction; otherwise they raise NotLeadingError, and nothing was written then or will be.
+    """
 
     def snapshot(self) -> Snapshot:
         """Every policy now. Raises StoreUnavailableError."""
@@ -216,9 +220,10 @@ class PolicyStore(Protocol):
     def claim_seat(self, holder: str, address: str, ttl_ns: int) -> Seat:
         """Take the leader's seat if it is free, or prolong one's hold on it; who holds it now, oneself or another.
 
-        It is free when it was left, or not prolonged for ``ttl_ns`` (where the store knows time), or held by an earlier
-        life of a controller at the same ``address``. Taking it and the next epoch are one step. Raises
-        StoreUnavailableError; the seat may have been taken all the same, and is then found to be one's own next time.
+        It is free when it was left, or not prolonged for ``ttl_ns`` (where the store knows time). The first claim of a
+        controller's life also takes it from an earlier life, which is one at the same ``address``. Taking it and the
+        next epoch are one step. Raises StoreUnavailableError; the seat may have been taken all the same, and is then
+        found to be one's own next time.
         """
         ...
 

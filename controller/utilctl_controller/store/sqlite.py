@@ -112,7 +112,7 @@ class SqliteStore(KeyedWrites):
         with self._used(write=True) as connection:
             migrate(connection)
             connection.execute("UPDATE utilctl_store SET epoch = epoch + 1")
-            return int(connection.execute("SELECT epoch FROM utilctl_store").fetchone()[0])
+            return sqlite_rows.epoch(connection)
 
     def claim_seat(self, holder: str, address: str, ttl_ns: int) -> Seat:
         """See the port. The seat is a lock, which the kernel takes back from who dies: ``ttl_ns`` says nothing here."""
@@ -154,6 +154,7 @@ class SqliteStore(KeyedWrites):
         key = ""
         try:
             with self._used(write=True) as connection:
+                self._seat.check(sqlite_rows.epoch(connection))
                 revision = sqlite_rows.last_revision(connection)
                 if unchanged_since is not None and revision > unchanged_since:
                     return KeyLost("", None)

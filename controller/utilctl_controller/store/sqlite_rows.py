@@ -46,6 +46,11 @@ def last_revision(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(max(revision), 0) FROM change_log").fetchone()[0])
 
 
+def epoch(connection: sqlite3.Connection) -> int:
+    """The newest controller epoch that was taken."""
+    return int(connection.execute("SELECT epoch FROM utilctl_store").fetchone()[0])
+
+
 def see(connection: sqlite3.Connection, name: str) -> SeeRow | None:
     """The row of one SEE."""
     row = connection.execute(f"{_SELECT_SEE} WHERE name = ?", (name,)).fetchone()

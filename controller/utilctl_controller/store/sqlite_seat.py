@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from utilctl_common.errors import NotLeadingError
 from utilctl_controller.store.port import Seat, StoreUnavailableError
 
 _LONGEST = 4096
@@ -27,9 +28,30 @@ class SqliteSeat:
         self._next_epoch = next_epoch
         self._fd = -1
         self._seat: Seat | None = None
+        self._claimed = False
+        self._superseded = False
+
+    def check(self, epoch: int) -> None:
+        """Raise NotLeadingError if the seat was claimed here and is not held, as far as ``epoch``, the store's, says.
+
+        For any thread. A later epoch than the seat's was taken by somebody who does not know of the lock, as after the
+        file of the lock was deleted; the next claim then takes a later one still, or finds the seat taken.
+        """
+        seat = self._seat
+        if self._claimed and (seat is None or seat.epoch != epoch):
+            self._superseded = seat is not None
+            raise NotLeadingError("")
 
     def claim(self, holder: str, address: str) -> Seat:
         """See port.PolicyStore.claim_seat. Raises StoreUnavailableError."""
+        seat = self._claim(holder, address)
+        self._claimed = True
+        return seat
+
+    def _claim(self, holder: str, address: str) -> Seat:
+        if self._superseded:
+            self.leave()
+            self._superseded = False
         if self._seat is not None:
             if self._seat == (wanted := Seat(holder, address, self._seat.epoch)):
                 return wanted

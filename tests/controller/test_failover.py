@@ -29,7 +29,10 @@ from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import agent_pb2, control_pb2, control_pb2_grpc
 
 FAILOVER_S = 5.0
-pytestmark = pytest.mark.skipif(not etcd_on_path(), reason=NO_ETCD)
+pytestmark = [
+    pytest.mark.quiet,  # leases of a few seconds and bounds on them: beside other tests they measure those
+    pytest.mark.skipif(not etcd_on_path(), reason=NO_ETCD),
+]
 
 
 @pytest.fixture

@@ -49,12 +49,12 @@ class FleetMachine:
         self,
         store: str,
         controllers: int = 1,
+        placement: Mapping[str, tuple[str, ...]] = PLACEMENT,
         /,
         *,
         report_interval: str = "200ms",
         lease: str = "15s",
         mode: str = "fleet",
-        placement: Mapping[str, tuple[str, ...]] = PLACEMENT,
         **environment: str,
     ) -> None:
         """``store`` and ``mode`` as the controller's options; ``placement``: hosts by SEE; ``environment`` is added to
@@ -65,7 +65,7 @@ class FleetMachine:
         self._timing = ["--report-interval", report_interval, "--lease", lease, "--mode", mode]
         self._environment = environment
         self._stack = contextlib.ExitStack()
-        self.cpus = dict(zip(HOSTS, sorted(os.sched_getaffinity(0)), strict=False))
+        self.cpus: dict[str, int] = dict(zip(HOSTS, sorted(os.sched_getaffinity(0)), strict=False))
         self._addresses = [f"127.0.0.1:{free_port()}" for _ in range(controllers)]
         self.address = ",".join(self._addresses)
         """Of every controller, as agents and commands are told it."""

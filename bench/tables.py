@@ -293,7 +293,8 @@ def fairness(results: dict[str, Any]) -> str:
             row["repeats"],
             spread(row["measured_min_max_ratio"], 4),
             number(row["per_host_min_max_ratio"], 2),
-            ", ".join(f"{see} {number(cores['median'], 3)}" for see, cores in row["measured_cores"].items()),
+            ", ".join(f"{see} {number(cores['median'], 3)}" for see, cores in row.get("measured_cores", {}).items())
+            or "-",
         ]
         for name, row in results.items()
     ]
@@ -302,13 +303,23 @@ def fairness(results: dict[str, Any]) -> str:
 
 def fleet(results: dict[str, Any]) -> str:
     """Agents on one controller."""
-    head = ["", "cores", "memory, MB", "a report's wait, p50, ms", "p99", "longest", "all back after a kill, s"]
+    head = [
+        "",
+        "cores",
+        "memory, MB",
+        "a report, p50, ms",
+        "p99",
+        "longest",
+        "a call, p99, ms",
+        "all back after a kill, s",
+    ]
     load = [
         [
             name,
             number(row["controller_cores"], 2),
             number(row["controller_rss_mb"], 0),
-            *(number(row[f"wait_{which}_ms"], 1) for which in ("p50", "p99", "max")),
+            *(number(row[f"report_{which}_ms"], 1) for which in ("p50", "p99", "max")),
+            number(row["call_p99_ms"], 1),
             number(row["all_back_after_kill_s"], 1),
         ]
         for name, row in results.items()
@@ -329,6 +340,20 @@ def fleet(results: dict[str, Any]) -> str:
     if ways:
         head = ["", "changes", "acknowledged, ms", "on an agent, ms", "on every agent, p50, ms", "p99, ms"]
         parts.append(table(head, ways))
+    cycles = [
+        [
+            name,
+            row["changes"],
+            row["overtaken"],
+            *(number(row[f"first_cycle_{which}_ms"], 0) for which in ("p50", "p90", "max")),
+            number(row["with_start_of_command_max_ms"], 0),
+        ]
+        for name, row in results.items()
+        if "first_cycle_p50_ms" in row
+    ]
+    if cycles:
+        head = ["", "changes", "overtaken", "enforced, p50, ms", "p90", "longest", "longest with the command's start"]
+        parts.append(table(head, cycles))
     return "\n\n".join(parts)
 
 

@@ -26,12 +26,16 @@ from utilctl_controller.edits import (
 )
 from utilctl_controller.explain import Explanation
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, SeeReading
+from utilctl_controller.reports import MAX_SEES
 from utilctl_controller.status import HostShareView, HostView, ServiceView
 from utilctl_controller.store.port import HistoryEntry, Record, Snapshot, SwitchRecord
 from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
 
 UNKNOWN_AUTHOR = "unknown"
 """Recorded as the author of a change whose request names none."""
+
+MAX_MATCH_CHARACTERS: Final = 262_144
+"""Longest matchers of one service, all together. Arbitrary: they go to every host, again and again."""
 
 MAX_HOLD_NS: Final = 365 * 86_400 * NS_PER_S
 """Longest hold. Arbitrary; whoever wants it for longer wants another share."""
@@ -63,7 +67,7 @@ def hello_from(message: agent_pb2.Hello) -> AgentHello:
 
 
 def report_from(message: agent_pb2.Report) -> HostReading:
-    """A report, unchecked."""
+    """A report, unchecked. Of too many services one more than are looked at, so that it is seen to be too many."""
     loop = message.loop
     return HostReading(
         sequence=message.sequence,
@@ -80,7 +84,7 @@ def report_from(message: agent_pb2.Report) -> HostReading:
                 processes=entry.processes,
                 problem=entry.problem,
             )
-            for entry in message.sees
+            for entry in message.sees[: MAX_SEES + 1]
         ),
         loop=LoopReading(
             algorithm=loop.algorithm,
@@ -146,7 +150,14 @@ def record_message(record: Record) -> control_pb2.PolicyRecord:
 
 def _matchers_from(messages: Iterable[common_pb2.Matcher]) -> tuple[Matcher, ...]:
     matchers: list[Matcher] = []
+    left = MAX_MATCH_CHARACTERS
     for message in messages:
+        left -= sum(len(condition.key) + len(condition.value) for condition in message.conditions)
+        if left < 0:
+            raise UsageError(
+                f"the matchers of one service have more than {MAX_MATCH_CHARACTERS} characters",
+                hint="match a cgroup, a user or a label instead of one process after the other",
+            )
         keys = [condition.key for condition in message.conditions]
         if len(set(keys)) != len(keys):
             raise UsageError("a matcher names a key twice", hint="use two matchers for an OR")
@@ -314,7 +325,7 @@ def _host_share(view: HostShareView) -> control_pb2.HostShare:
 
 
 def _int64(value: int) -> int:
-    """Sums of what agents report may pass the wire's range only if one of them lies."""
+    """Sums of what agents report pass the wire's range if one of them lies, or after 292 years of one core's time."""
     return min(value, 2**63 - 1)
 
 

@@ -21,6 +21,12 @@ MAX_HOST_CORES: Final = 65_536.0
 MAX_INTERVAL_NS: Final = 3600 * 1_000_000_000
 """Longest report interval that is believed. Arbitrary: far beyond any sensible setting."""
 
+MAX_SEES: Final = 20_000
+"""Most services of one report that are looked at. Arbitrary: above any fleet's, and some tens of milliseconds."""
+
+MAX_PROCESSES: Final = 4_194_304
+"""Most processes of one service on one host that are believed: Linux numbers no more (PID_MAX_LIMIT)."""
+
 MAX_TEXT: Final = 300
 """Longest free text kept from an agent, in characters."""
 
@@ -130,7 +136,9 @@ def clean_report(
         check.note("negative" if interval_ns < 0 else "too_large", "interval", interval_ns)
         interval_ns = 0
     sees: dict[str, SeeReading] = {}
-    for entry in report.sees:
+    if len(report.sees) > MAX_SEES:
+        check.note("too_large", "services in a report", len(report.sees))
+    for entry in report.sees[:MAX_SEES]:
         if entry.see in sees:
             check.note("duplicate", "service", entry.see)
             continue
@@ -158,6 +166,7 @@ def _clean_see(check: _Checker, entry: SeeReading, capacity: float) -> SeeReadin
         entry,
         consumption_cores=check.bounded(entry.consumption_cores, capacity, f"consumption of {name}"),
         demand_cores=check.bounded(entry.demand_cores, capacity, f"demand of {name}"),
+        processes=round(check.bounded(entry.processes, MAX_PROCESSES, f"processes of {name}")),
         problem=plain_text(entry.problem),
     )
 

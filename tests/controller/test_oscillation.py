@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from support.closed_loop import ClosedLoop, Wants, split
+from support.closed_loop import ClosedLoop, Wants, skewed_fleet
 from support.fleet_values import policies
 from utilctl_common.policy import SeePolicy
 
@@ -121,21 +121,6 @@ def test_noise_in_what_is_measured_moves_nobody_by_much(seed: int) -> None:
 
 def test_on_a_hundred_hosts_with_skewed_placement_everybody_has_the_same_per_share_within_one_percent() -> None:
     """F1. Beside it, what every host on its own would make of the shares."""
-    rng = random.Random(1)
-    cores = {f"h{number:03d}": float(rng.choice([2, 4, 8])) for number in range(100)}
-    shares = policies(*(SeePolicy(f"svc=s{number}", rng.choice([1, 2, 3])) for number in range(8)))
-    placement = {see: set(rng.sample(list(cores), 25 + 8 * at)) for at, see in enumerate(shares)}
-    at = {host: {see: round(cores[host]) * (host in placement[see]) for see in shares} for host in cores}
-    loop = ClosedLoop(shares, cores)
-    for _ in range(12):
-        loop.step(at)
-    assert _min_max({see: loop.used[see] / shares[see].share for see in shares}) >= 0.99
-    alone = dict.fromkeys(shares, 0.0)
-    for host, total in cores.items():
-        for see, got in split(total, at[host], {see: policy.share for see, policy in shares.items()}).items():
-            alone[see] += got / shares[see].share
-    assert _min_max(alone) <= 0.6
-
-
-def _min_max(values: Mapping[str, float]) -> float:
-    return min(values.values()) / max(values.values())
+    fleet = skewed_fleet(seed=1)
+    assert fleet.fleet_wide(intervals=12) >= 0.99
+    assert fleet.host_by_host() <= 0.6

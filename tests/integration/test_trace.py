@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet_machine import HOSTS, SHARES, FleetMachine, possible
-from support.otlp_collector import OtlpCollector, ReceivedSpan
+from support.otlp_collector import OtlpCollector, ReceivedSpan, enforced_on
 from support.processes import WAIT_S, wait_until
 
 pytestmark = [
@@ -19,15 +19,6 @@ pytestmark = [
 
 RPC = "utilctl_proto.v1.ControlService/SetShare"
 ON_EVERY_HOST = ("apply targets", "first enforced cycle")
-
-
-def enforced_on(spans: list[ReceivedSpan], name: str) -> set[str]:
-    """Hosts with a span of that name that a later decision did not overtake."""
-    return {
-        span.attributes["utilctl.host"]
-        for span in spans
-        if span.service == "utilctl-agent" and span.name == name and "utilctl.superseded" not in span.attributes
-    }
 
 
 def complete(spans: list[ReceivedSpan]) -> bool:

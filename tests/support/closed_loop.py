@@ -7,10 +7,11 @@ reports is what its own estimator (``link.demand``) makes of the use and the pau
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from support.fleet_values import Fleet
+from support.fleet_values import Fleet, policies
 from utilctl_agent.link.demand import Usage, demand_cores
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_S
@@ -110,3 +111,42 @@ class ClosedLoop:
     def error_cores(self) -> float:
         """How far the worst-off or best-off service is from its fair part."""
         return max(abs(self.used[see] - self.fair[see]) for see in self.policies)
+
+
+@dataclass(frozen=True, slots=True)
+class SkewedFleet:
+    """Hosts of unequal size, and services that each run on other ones: more of them the later their name."""
+
+    cores: Mapping[str, float]
+    policies: dict[str, SeePolicy]
+    wants: Wants
+
+    def fleet_wide(self, intervals: int) -> float:
+        """Smallest over largest cores per share after so many intervals of the closed loop."""
+        loop = ClosedLoop(self.policies, self.cores)
+        for _ in range(intervals):
+            loop.step(self.wants)
+        return self._min_max(loop.used)
+
+    def host_by_host(self) -> float:
+        """The same, if every host on its own made the most of the shares."""
+        used = dict.fromkeys(self.policies, 0.0)
+        weights = {see: policy.share for see, policy in self.policies.items()}
+        for host, cores in self.cores.items():
+            for see, got in split(cores, self.wants[host], weights).items():
+                used[see] += got
+        return self._min_max(used)
+
+    def _min_max(self, used: Mapping[str, float]) -> float:
+        per_share = [used[see] / policy.share for see, policy in self.policies.items()]
+        return min(per_share) / max(per_share)
+
+
+def skewed_fleet(seed: int, hosts: int = 100) -> SkewedFleet:
+    """Eight services, the first on a quarter of the hosts, the last on four fifths, all wanting all there is."""
+    rng = random.Random(seed)
+    cores = {f"h{number:03d}": float(rng.choice([2, 4, 8])) for number in range(hosts)}
+    shares = policies(*(SeePolicy(f"svc=s{number}", rng.choice([1, 2, 3])) for number in range(8)))
+    placement = {see: set(rng.sample(list(cores), (25 + 8 * at) * hosts // 100)) for at, see in enumerate(shares)}
+    wants = {host: {see: float(cores[host]) * (host in placement[see]) for see in shares} for host in cores}
+    return SkewedFleet(cores, shares, wants)

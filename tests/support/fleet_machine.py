@@ -49,18 +49,23 @@ class FleetMachine:
         self,
         store: str,
         controllers: int = 1,
+        placement: Mapping[str, tuple[str, ...]] = PLACEMENT,
         /,
         *,
         report_interval: str = "200ms",
         lease: str = "15s",
+        mode: str = "fleet",
         **environment: str,
     ) -> None:
-        """``store`` as the controller's option; ``environment`` is added to that of every program."""
+        """``store`` and ``mode`` as the controller's options; ``placement``: hosts by SEE; ``environment`` is added to
+        that of every program.
+        """
         self._store = store
-        self._timing = ["--report-interval", report_interval, "--lease", lease]
+        self._placement = placement
+        self._timing = ["--report-interval", report_interval, "--lease", lease, "--mode", mode]
         self._environment = environment
         self._stack = contextlib.ExitStack()
-        self.cpus = dict(zip(HOSTS, sorted(os.sched_getaffinity(0)), strict=False))
+        self.cpus: dict[str, int] = dict(zip(HOSTS, sorted(os.sched_getaffinity(0)), strict=False))
         self._addresses = [f"127.0.0.1:{free_port()}" for _ in range(controllers)]
         self.address = ",".join(self._addresses)
         """Of every controller, as agents and commands are told it."""
@@ -98,7 +103,7 @@ class FleetMachine:
             (base / host).mkdir()
             self._stack.callback(remove_cgroup, base / host)
             self._scopes[host] = f"cgroup:/{base.name}/{host}"
-        for see, hosts in PLACEMENT.items():
+        for see, hosts in self._placement.items():
             for host in hosts:
                 folder = base / host / see.replace("=", "-")
                 folder.mkdir()
@@ -187,7 +192,7 @@ class FleetMachine:
         On an idle machine that is the design's example. What other programs use is not there to be granted.
         """
         hosts = self.client().hosts()["hosts"]
-        placed = {see: [host["host"] for host in hosts if host["host"] in PLACEMENT[see]] for see in PLACEMENT}
+        placed = {see: [host["host"] for host in hosts if host["host"] in on] for see, on in self._placement.items()}
         problem = AllocationProblem(
             mode="fleet",
             hosts=tuple(HostCapacity(host["host"], 1.0 - host["unclaimed_cores"]) for host in hosts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from concurrent import futures
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,15 @@ class ReceivedSpan:
     start_unix_ns: int
     end_unix_ns: int
     attributes: dict[str, Any]
+
+
+def enforced_on(spans: Iterable[ReceivedSpan], name: str) -> set[str]:
+    """Hosts with a span of that name ("apply targets", "first enforced cycle") that no later decision overtook."""
+    return {
+        span.attributes["utilctl.host"]
+        for span in spans
+        if span.service == "utilctl-agent" and span.name == name and "utilctl.superseded" not in span.attributes
+    }
 
 
 class OtlpCollector(trace_service_pb2_grpc.TraceServiceServicer):

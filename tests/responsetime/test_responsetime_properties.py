@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.priority_orders import enumerated, wait
 from utilctl_common.responsetime import (
     Batch,
     BeyondModelError,
@@ -19,6 +18,7 @@ from utilctl_common.responsetime import (
     Transactions,
     predict,
 )
+from utilctl_common.responsetime.enumeration import enumerated, wait
 
 SHARES = st.floats(-3, 6).map(lambda power: 10**power)
 PARTS = st.floats(-4, 0).map(lambda power: 10**power)

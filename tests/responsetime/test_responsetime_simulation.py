@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from support.priority_orders import orders
 from utilctl_common.responsetime import Machine, Node, Transactions, predict
+from utilctl_common.responsetime.enumeration import orders
 from utilctl_common.responsetime.simulation import ServiceTimes, constant, exponential, hyperexponential, simulate
 
 JOBS = 60_000

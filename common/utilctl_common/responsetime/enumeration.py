@@ -1,4 +1,7 @@
-"""Response times under guarantees by going through every priority order: slow, and plain enough to be believed."""
+"""Response times under guarantees by going through every priority order: slow, and plain enough to be believed.
+
+The oracle of tests and benchmarks; nothing else uses it. Eight workloads side by side have 40,320 orders.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from utilctl_common.responsetime import Machine, Node, Transactions
+from utilctl_common.responsetime.model import Machine, Node, Transactions
 
 
 def orders(nodes: Sequence[Node]) -> Iterator[tuple[float, list[Node]]]:

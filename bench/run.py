@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "allocation": "allocation",
     "fairness": "F1",
     "fleet": "agents on one controller",
+    "response_times": "response-time model",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

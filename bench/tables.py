@@ -357,6 +357,38 @@ def fleet(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def response_times(results: dict[str, Any]) -> str:
+    """The response-time model: speed, then what its assumptions cost."""
+    speed = [
+        [
+            name,
+            row["repeats"],
+            spread(row["model_s"], 4),
+            number(row["goal_s"], 0),
+            number(row.get("enumeration_s"), 4),
+            f"{row['largest_difference']:.0e}" if "largest_difference" in row else "-",
+            f"{row['conservation_error']:.0e}",
+        ]
+        for name, row in results.items()
+        if row["kind"] == "speed"
+    ]
+    head = ["", "runs", "model, s of CPU", "goal, s", "all orders, s", "largest difference", "conservation off by"]
+    parts = [table(head, speed)]
+    errors = [
+        [
+            name,
+            ", ".join(number(value) for value in row["predicted_s"].values()),
+            ", ".join(spread(value) for value in row["simulated_s"].values()),
+            number(row["largest_error_pct"], 1),
+        ]
+        for name, row in results.items()
+        if row["kind"] == "assumption"
+    ]
+    if errors:
+        parts.append(table(["", "predicted, s", "simulated, s", "largest error, %"], errors))
+    return "\n\n".join(parts)
+
+
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "accuracy": accuracy,
     "costs": costs,
@@ -369,4 +401,5 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "allocation": allocation,
     "fairness": fairness,
     "fleet": fleet,
+    "response_times": response_times,
 }

@@ -286,3 +286,50 @@ class LivePlanDocument(TypedDict):
     hosts: int
     decided_at: str | None
     decided_unix_ns: int
+
+
+class PredictedWorkloadDocument(TypedDict):
+    """A workload's mean response time in seconds, and that over its service time. null: it grows without bound."""
+
+    name: str
+    response_time_s: float | None
+    slowdown: float | None
+
+
+class PredictionDocument(TypedDict):
+    """``utilctl predict``. The mean is weighted by the CPU that workloads use; null: one of them has no bound."""
+
+    workloads: list[PredictedWorkloadDocument]
+    mean_response_time_s: float | None
+    notes: list[str]
+
+
+class SweepPointDocument(TypedDict):
+    """The prediction for one value of what is swept."""
+
+    value: float
+    workloads: list[PredictedWorkloadDocument]
+    mean_response_time_s: float | None
+
+
+class SweepDocument(TypedDict):
+    """``utilctl predict --sweep``. ``field`` is ``share``, ``floor`` or ``cap``."""
+
+    name: str
+    field: str
+    points: list[SweepPointDocument]
+
+
+class SettingDocument(TypedDict):
+    """What to set to meet a goal. ``cores``: what the value stands for beside the other workloads' numbers."""
+
+    name: str
+    field: str
+    value: float
+    cores: float
+
+
+class PredictionForGoalsDocument(PredictionDocument):
+    """``utilctl predict --goal``: the smallest settings, and what they do to everybody."""
+
+    settings: list[SettingDocument]

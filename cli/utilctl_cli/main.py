@@ -34,6 +34,9 @@ COMMANDS: Final = {
     "plan": LazyCommand(
         "utilctl_cli.commands.plan:plan", "Compute who would get what: from a file, or for the live fleet."
     ),
+    "predict": LazyCommand(
+        "utilctl_cli.commands.predict:predict", "Predict response times from shares, caps and utilizations."
+    ),
     "alps": LazyCommand("utilctl_cli.commands.alps:alps", "Share this host's CPU between commands or processes."),
     "thaw": LazyCommand("utilctl_cli.commands.thaw:thaw", "Resume whatever agents on this host left paused."),
     "demo": LazyCommand("utilctl_cli.commands.demo:demo", "Watch shares at work on this machine."),

@@ -54,13 +54,14 @@ class Column:
     flexible: bool = False
 
 
-def _name(title: str) -> Column:
+def name_column(title: str) -> Column:
+    """A column of names, at the left."""
     return Column(title, "left", flexible=True)
 
 
 def services(document: ServicesDocument) -> str:
     """``utilctl get services``."""
-    columns = (_name("SERVICE"), Column("SHARE"), Column("FLOOR"), Column("CAP"), Column("ENTITLED"),
+    columns = (name_column("SERVICE"), Column("SHARE"), Column("FLOOR"), Column("CAP"), Column("ENTITLED"),
                Column("DEMAND"), Column("USED"), Column("HOSTS"))  # fmt: skip
     rows = [
         (s["see"], number_words(s["share"]), number_words(s["floor_cores"]), cap_words(s["cap_cores"]),
@@ -69,13 +70,13 @@ def services(document: ServicesDocument) -> str:
         for s in document["services"]
     ]  # fmt: skip
     empty = "no services yet; give one its share with 'utilctl set-share svc=web 3'"
-    return _text(columns, rows, empty, [*_problems(document["services"]), *_degraded(document["controller"])])
+    return text_table(columns, rows, empty, [*_problems(document["services"]), *_degraded(document["controller"])])
 
 
 def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
     """``utilctl get hosts``; ``now_unix_ns`` (None: the clock) is what ages are counted from."""
     now_unix_ns = time.time_ns() if now_unix_ns is None else now_unix_ns
-    columns = (_name("HOST"), Column("STATE", "left"), Column("CORES"), Column("USED"), Column("UNCLAIMED"),
+    columns = (name_column("HOST"), Column("STATE", "left"), Column("CORES"), Column("USED"), Column("UNCLAIMED"),
                Column("SEES"), Column("MECHANISM", "left"), Column("ERROR"), Column("OVERHEAD"))  # fmt: skip
     rows = [
         (h["host"], _state(h, now_unix_ns), number_words(h["capacity_cores"]), _cores(h["consumption_cores"]),
@@ -89,7 +90,7 @@ def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
         if h["connected"] and h["applied_generation"] < h["pushed_generation"]
     ]
     empty = "no host yet; start 'utilctl-agent --host NAME --controller ADDR' on one"
-    return _text(columns, rows, empty, [*notes, *_degraded(document["controller"])])
+    return text_table(columns, rows, empty, [*notes, *_degraded(document["controller"])])
 
 
 def share(document: ShareDocument) -> str:
@@ -113,19 +114,25 @@ def explain(document: ExplainDocument) -> str:
 
 def history(document: HistoryDocument) -> str:
     """``utilctl history``."""
-    columns = (Column("WHEN (UTC)", "left"), _name("SERVICE"), _name("WHO"), _name("CHANGE"), _name("REASON"))
+    columns = (
+        Column("WHEN (UTC)", "left"),
+        name_column("SERVICE"),
+        name_column("WHO"),
+        name_column("CHANGE"),
+        name_column("REASON"),
+    )
     rows = [
         ((e["changed_at"] or "")[:19].replace("T", " "), e["see"] or "(fleet)",
          e["changed_by"], entry_words(e), e["reason"])
         for e in document["entries"]
     ]  # fmt: skip
-    return _text(columns, rows, "no change has been made yet", [])
+    return text_table(columns, rows, "no change has been made yet", [])
 
 
 def plan(document: Plan) -> str:
     """A row for each service with its cores on each host, then what is worth knowing besides."""
     columns = [
-        _name("SERVICE"),
+        name_column("SERVICE"),
         Column("ENTITLED"),
         Column("HELD BY", "left", flexible=True),
         Column("ON HOSTS", "left", flexible=True),
@@ -140,13 +147,13 @@ def plan(document: Plan) -> str:
         for service in document["services"]
     ]
     notes = [f"mode {document['mode']}, min/max ratio {document['min_max_ratio']:.4f}", *document["notes"]]
-    return _text(columns, rows, "the fleet has no service", notes)
+    return text_table(columns, rows, "the fleet has no service", notes)
 
 
 def live_plan(document: LivePlanDocument) -> str:
     """``utilctl plan --live``: a row for each service that is named or affected, then what is worth knowing besides."""
-    columns = (_name("SERVICE"), _name("CHANGE"), Column("NOW"), Column("THEN"), Column("DEMAND"), _name("HELD BY"),
-               _name("HOSTS THAT DIFFER"))  # fmt: skip
+    columns = (name_column("SERVICE"), name_column("CHANGE"), Column("NOW"), Column("THEN"), Column("DEMAND"),
+               name_column("HELD BY"), name_column("HOSTS THAT DIFFER"))  # fmt: skip
     rows = [
         (s["see"], _planned_words(s), _cores(s["before_cores"]), _cores(s["after_cores"]),
          _cores(s["demand_cores"]), s["bottleneck"] or "-", _hosts_that_differ(s["per_host"]))
@@ -158,7 +165,7 @@ def live_plan(document: LivePlanDocument) -> str:
         others = f"{count_words(document['unaffected'], 'other service')} unaffected"
     hosts = count_words(document["hosts"], "host")
     notes = [f"{hosts} {when}; {others}; nothing was changed", *document["warnings"]]
-    return _text(columns, rows, "none of this changes anything", notes)
+    return text_table(columns, rows, "none of this changes anything", notes)
 
 
 def _planned_words(service: PlannedServiceDocument) -> str:
@@ -194,7 +201,7 @@ def _service_facts(service: ServiceDocument) -> list[tuple[str, str]]:
 
 
 def _per_host(shares: Sequence[HostShareDocument]) -> str:
-    columns = (_name("HOST"), Column("WEIGHT"), Column("ENTITLED"), Column("DEMAND"), Column("USED"),
+    columns = (name_column("HOST"), Column("WEIGHT"), Column("ENTITLED"), Column("DEMAND"), Column("USED"),
                Column("PROCESSES"), Column("PAUSED"))  # fmt: skip
     rows = [
         (s["host"], f"{s['weight']:.3g}", _cores(s["entitlement_cores"]), _cores(s["demand_cores"]),
@@ -202,7 +209,7 @@ def _per_host(shares: Sequence[HostShareDocument]) -> str:
         for s in shares
     ]  # fmt: skip
     problems = [f"{s['host']}: {s['problem']}" for s in shares if s["problem"]]
-    return _text(columns, rows, "on no host: no agent reports processes of it", problems)
+    return text_table(columns, rows, "on no host: no agent reports processes of it", problems)
 
 
 def _problems(documents: Iterable[ServiceDocument]) -> list[str]:
@@ -247,7 +254,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> str:
     return _printed(table)
 
 
-def _text(columns: Sequence[Column], rows: Sequence[Sequence[str]], empty: str, notes: Sequence[str]) -> str:
+def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], empty: str, notes: Sequence[str]) -> str:
     """A table and, below it, one paragraph for each note; ``empty`` where there are no rows."""
     if not rows:
         return _joined([_wrapped(empty), *map(_wrapped, notes)])

@@ -27,6 +27,9 @@ come to more than any memory holds."""
 MAX_DEPTH: Final = 100
 """Lists and mappings inside each other. Arbitrary; libyaml goes down them on the C stack, which has an end."""
 
+MAX_SHOWN_NAME: Final = 80
+"""Characters of an item's name in an error. Arbitrary; a line should stay one line on a screen."""
+
 _WORDS: Final = {
     "extra_forbidden": "unknown key",
     "missing": "this key is missing",
@@ -41,11 +44,12 @@ _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where PyYAML was built with it: ten times as fast."""
 
 
-def load_yaml(path: Path, model: type[Model], *, max_bytes: int = MAX_FILE_BYTES) -> Model:
+def load_yaml(path: Path, model: type[Model], *, max_bytes: int = MAX_FILE_BYTES, naming_items: bool = False) -> Model:
     """Read ``path`` (``-``: standard input) and return it as ``model``.
 
     Raises UsageError, one line that names file, line and field, for an unreadable file, malformed YAML, duplicate
-    or unknown keys, and values of the wrong type.
+    or unknown keys, and values of the wrong type. With ``naming_items`` it also names, by its ``name``, the item of a
+    list that the field is in.
     """
     source = "standard input" if str(path) == "-" else str(path)
     try:
@@ -60,10 +64,10 @@ def load_yaml(path: Path, model: type[Model], *, max_bytes: int = MAX_FILE_BYTES
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"{source}: cannot be read: {reason}") from None
-    return parse_yaml(text, model, source=source)
+    return parse_yaml(text, model, source=source, naming_items=naming_items)
 
 
-def parse_yaml(text: str, model: type[Model], *, source: str) -> Model:
+def parse_yaml(text: str, model: type[Model], *, source: str, naming_items: bool = False) -> Model:
     """As load_yaml, for text already read; ``source`` names it in errors."""
     strange = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if strange is not None:
@@ -92,7 +96,9 @@ def parse_yaml(text: str, model: type[Model], *, source: str) -> Model:
         location = list(first["loc"])
         field = ".".join(str(part) for part in location) or "the file"
         what = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
-        raise UsageError(f"{source}:{_line_of(root, location)}: {field}: {what}") from None
+        name = _name_at(root, location) if naming_items else None
+        whose = "" if name is None or name in what else f"{name}: "
+        raise UsageError(f"{source}:{_line_of(root, location)}: {whose}{field}: {what}") from None
 
 
 def _line_of(node: yaml.Node, location: Sequence[str | int]) -> int:
@@ -112,6 +118,22 @@ def _line_of(node: yaml.Node, location: Sequence[str | int]) -> int:
         else:
             break
     return line + 1
+
+
+def _name_at(node: yaml.Node, location: Sequence[str | int]) -> str | None:
+    """The ``name`` of the innermost item of a list on the way to ``location``, where it has a readable one."""
+    name: str | None = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == str(part)), node)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            if isinstance(node, yaml.MappingNode):
+                names = [value.value for key, value in node.value if key.value == "name"]
+                name = names[0] if names and isinstance(names[0], str) and names[0].isprintable() else name
+        else:
+            break
+    return name[:MAX_SHOWN_NAME] if name else None
 
 
 def _refuse_duplicates(root: yaml.Node, source: str) -> None:

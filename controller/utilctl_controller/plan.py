@@ -16,20 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypedDict
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from utilctl_common.errors import UsageError
-from utilctl_common.quantities import check_cores, check_share
+from utilctl_common.file_values import Cores, Share, StrictModel, check_path
 from utilctl_common.yaml_input import load_yaml
 from utilctl_controller.allocation import (
     AllocationMode,
@@ -44,36 +34,7 @@ _DECIMALS: Final = 9
 """Decimals of cores in the output: a billionth of a core, below anything a host can enforce."""
 
 
-def _cores(value: float) -> float:
-    try:
-        return check_cores(value, "")
-    except UsageError as error:
-        raise ValueError(str(error).strip()) from None
-
-
-def _share(value: float) -> float:
-    try:
-        return check_share(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
-
-
-def _number(value: object) -> object:
-    """YAML 1.1 reads 1e3 as a text; people mean a number."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-Cores = Annotated[float, BeforeValidator(_number), AfterValidator(_cores)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class PlanHost(_Strict):
+class PlanHost(StrictModel):
     """A host: its cores, and how many of them processes use that no service matches."""
 
     name: str = Field(min_length=1)
@@ -81,21 +42,14 @@ class PlanHost(_Strict):
     unclaimed: Cores = 0.0
 
 
-class PlanService(_Strict):
+class PlanService(StrictModel):
     """A service, or a child by path: policy and demand by host, in cores."""
 
-    name: str = Field(min_length=1)
-    share: Annotated[float, BeforeValidator(_number), AfterValidator(_share)]
+    name: Annotated[str, Field(min_length=1), AfterValidator(check_path)]
+    share: Share
     floor: Cores = 0.0
     cap: Cores | None = None
     demand: dict[str, Cores] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _has_no_empty_part(cls, name: str) -> str:
-        if not all(name.split("/")):
-            raise ValueError(f"service name {name!r} has an empty part; write for example svc=web/class=gold")
-        return name
 
     @field_validator("cap")
     @classmethod
@@ -106,7 +60,7 @@ class PlanService(_Strict):
         return cap
 
 
-class PlanFleet(_Strict):
+class PlanFleet(StrictModel):
     """The whole file."""
 
     mode: AllocationMode = "fleet"

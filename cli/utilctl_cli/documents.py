@@ -333,3 +333,28 @@ class PredictionForGoalsDocument(PredictionDocument):
     """``utilctl predict --goal``: the smallest settings, and what they do to everybody."""
 
     settings: list[SettingDocument]
+
+
+class LivePredictedHostDocument(TypedDict):
+    """A service on one host: cores it uses itself, and seconds that one CPU-second of its work takes."""
+
+    host: str
+    utilization_cores: float
+    response_time_s: float | None
+    now_response_time_s: float | None
+
+
+class LivePredictedWorkloadDocument(PredictedWorkloadDocument):
+    """A service on all hosts that are not full: means weighted by the CPU it uses. ``now_*``: without ``--set``."""
+
+    now_response_time_s: float | None
+    utilization_cores: float
+    per_host: list[LivePredictedHostDocument]
+
+
+class LivePredictionDocument(TypedDict):
+    """``utilctl predict --live``."""
+
+    workloads: list[LivePredictedWorkloadDocument]
+    mean_response_time_s: float | None
+    notes: list[str]

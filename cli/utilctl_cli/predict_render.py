@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from utilctl_cli.documents import (
+    LivePredictionDocument,
     PredictedWorkloadDocument,
     PredictionDocument,
     PredictionForGoalsDocument,
@@ -94,6 +95,23 @@ def goals(document: PredictionForGoalsDocument) -> str:
         for one in document["settings"]
     ]
     return "\n".join([*sentences, "", prediction(document)])
+
+
+def live(document: LivePredictionDocument) -> str:
+    """A row for each service that uses CPU somewhere."""
+    columns = (name_column("SERVICE"), Column("USED"), Column("HOSTS"), Column("NOW"), Column("THEN"))
+    rows = [
+        (
+            one["name"],
+            f"{one['utilization_cores']:.2f}",
+            str(len(one["per_host"])),
+            _times(one["now_response_time_s"]),
+            _times(one["response_time_s"]),
+        )
+        for one in document["workloads"]
+    ]
+    notes = ["slowdowns: seconds that a CPU-second of work takes, from what hosts measured last", *document["notes"]]
+    return text_table(columns, rows, "no service uses CPU on a host that is not full", notes)
 
 
 def _workloads(prediction: Prediction) -> list[PredictedWorkloadDocument]:

@@ -202,6 +202,12 @@ def test_one_batch_process_uses_one_core_and_leaves_the_rest_to_the_others() -> 
     assert times == pytest.approx([1, 1, 1, 2, 2])
 
 
+def test_one_batch_process_does_not_fill_a_cap_of_two_cores() -> None:
+    nodes = (Node("a", 1, 2.0, load=Batch(3.0)), Node("b", 1, 0.5, load=Batch(3.0)))
+    times = [one.response_time_s for one in predict(Machine(4, "cap", nodes)).workloads]
+    assert times == pytest.approx([3, 6])
+
+
 @pytest.mark.parametrize("semantics", ["guarantee", "cap", "none"])
 def test_more_work_than_cores_is_refused_with_both_figures(semantics: str) -> None:
     nodes = (Node("a", 1, load=Transactions(1.4, 1.0)), Node("b", 1, load=Transactions(0.8, 1.0)))

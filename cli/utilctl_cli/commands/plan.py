@@ -41,7 +41,7 @@ def _assignment(example: str, parse: Callable[[str], float | None]) -> Callable[
     return parsed
 
 
-_SET = Parsed("service=share", _assignment("--set svc=web=5", parse_share))
+SET = Parsed("service=share", _assignment("--set svc=web=5", parse_share))
 _FLOOR = Parsed("service=cores", _assignment("--floor svc=web=0.5", lambda text: parse_cores(text, "floor")))
 _CAP = Parsed("service=cores", _assignment("--cap svc=web=4", parse_cap))
 
@@ -62,7 +62,7 @@ _CAP = Parsed("service=cores", _assignment("--cap svc=web=4", parse_cap))
 )  # fmt: skip
 @click.option("--live", is_flag=True, help="Plan for the fleet as it is now, with what it wants now.")
 @click.option(
-    "--set", "shares", multiple=True, type=_SET, metavar="SERVICE=SHARE", help="With --live: what if it had this share?"
+    "--set", "shares", multiple=True, type=SET, metavar="SERVICE=SHARE", help="With --live: what if it had this share?"
 )
 @click.option("--floor", "floors", multiple=True, type=_FLOOR, metavar="SERVICE=CORES", help="The same of a floor.")
 @click.option("--cap", "caps", multiple=True, type=_CAP, metavar="SERVICE=CORES|none", help="The same of a cap.")
@@ -103,7 +103,7 @@ def plan(
     from utilctl_cli.client import ControllerClient
     from utilctl_cli.render import live_plan
 
-    changes = _changes(shares, floors, caps, deletions)
+    changes = planned_changes(shares, floors, caps, deletions)
     emit(ControllerClient(controller, timeout_ns).plan_live(changes), output, live_plan)
 
 
@@ -113,7 +113,7 @@ def _text(document: Plan) -> str:
     return render.plan(document)
 
 
-def _changes(
+def planned_changes(
     shares: Iterable[Assignment], floors: Iterable[Assignment], caps: Iterable[Assignment], deletions: Iterable[str]
 ) -> list[PlannedChange]:
     """One change for each service that is named. Raises UsageError for two values of one thing."""

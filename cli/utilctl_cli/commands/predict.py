@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from utilctl_cli.options import Parsed, TracedCommand, examples, output_option
+from utilctl_cli.commands.plan import SET, Assignment, planned_changes
+from utilctl_cli.options import Parsed, TracedCommand, controller_options, examples, output_option
 from utilctl_cli.output import emit
 from utilctl_common.errors import UsageError
 from utilctl_common.quantities import NS_PER_S, parse_cores, parse_duration_ns, parse_share
@@ -43,10 +44,11 @@ def _parse_goal(text: str) -> GoalText:
         "utilctl predict -f workloads.yaml",
         "utilctl predict -f workloads.yaml --sweep svc=web=0.1..5 --plot web.png",
         "utilctl predict -f workloads.yaml --goal 'svc=web<2s' -o json",
+        "utilctl predict --live --set svc=web=5",
     ),
 )
 @click.option(
-    "-f", "--file", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", required=True,
+    "-f", "--file", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Workloads: semantics, cores, shares, utilizations and service times, as YAML.",
 )  # fmt: skip
 @click.option(
@@ -64,15 +66,39 @@ def _parse_goal(text: str) -> GoalText:
     "--goal", "goals", multiple=True, type=Parsed("goal", _parse_goal), metavar="'NAME<TIME'",
     help="Find the smallest share (or floor, or cap) with which NAME takes less; may be repeated.",
 )  # fmt: skip
+@click.option("--live", is_flag=True, help="Predict for the fleet as it is now, from what its hosts measure.")
+@click.option(
+    "--set", "shares", multiple=True, type=SET, metavar="SERVICE=SHARE", help="With --live: what if it had this share?"
+)
 @output_option
+@controller_options
 def predict(
-    file: Path, sweep: Sweep | None, points: int | None, plot: Path | None, goals: tuple[GoalText, ...], output: str
+    file: Path | None,
+    sweep: Sweep | None,
+    points: int | None,
+    plot: Path | None,
+    goals: tuple[GoalText, ...],
+    live: bool,
+    shares: tuple[Assignment, ...],
+    output: str,
+    controller: tuple[str, ...],
+    timeout_ns: int,
 ) -> None:
     """Predict mean response times from shares, before anything is set.
 
     A guarantee is there when it is needed, and others use it otherwise; a cap is never exceeded; none means that all
     are served alike. docs/response-times.md explains the difference, which is large.
     """
+    if live == (file is not None):
+        raise UsageError("give either -f FILE or --live", hint="utilctl predict -f workloads.yaml asks nobody")
+    if live:
+        if sweep is not None or goals:
+            raise UsageError("--sweep and --goal need -f", hint="describe the workloads in a file")
+        _predict_live(shares, output, controller, timeout_ns)
+        return
+    assert file is not None
+    if shares:
+        raise UsageError("--set needs --live", hint="change the file instead")
     if sweep is None and (points is not None or plot is not None):
         raise UsageError("--points and --plot belong to --sweep", hint="add for example --sweep svc=web=0.1..5")
     if sweep is not None and goals:
@@ -103,3 +129,13 @@ def predict(
         emit(document, output, predict_render.sweep)
     else:
         emit(predict_render.prediction_document(predicted(machine)), output, predict_render.prediction)
+
+
+def _predict_live(shares: tuple[Assignment, ...], output: str, controller: tuple[str, ...], timeout_ns: int) -> None:
+    from utilctl_cli import predict_render
+    from utilctl_cli.client import ControllerClient
+    from utilctl_cli.predict_live import live_prediction
+
+    client = ControllerClient(controller, timeout_ns)
+    plan = client.plan_live(planned_changes(shares, (), (), ())) if shares else None
+    emit(live_prediction(client.services()["services"], client.hosts()["hosts"], plan), output, predict_render.live)

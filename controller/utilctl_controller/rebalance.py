@@ -65,13 +65,14 @@ class Decision:
     """The newest allocation: what was asked, what was granted, and when.
 
     ``by_host`` is by host and SEE what is for the SEE's own processes: of a parent, without the SEEs below
-    it.
+    it. ``shared_out`` is by host the cores that this divides: what SEEs could use there when it was decided.
     """
 
     problem: AllocationProblem
     allocation: Allocation
     sees: Mapping[str, SeeAllocation]
     by_host: Mapping[str, Mapping[str, float]]
+    shared_out: Mapping[str, float]
     decided_ns: int
 
 
@@ -292,11 +293,13 @@ class Rebalancer:
         if problem is not None and allocation is not None:
             sees = {granted.name: granted for granted in allocation.sees}
             by_host = own_grants(sees)
+            shared_out = {host.name: host.capacity_cores for host in problem.hosts}
             for see, where, kept in self._kept():
                 if kept.entitlement_ratio > 0 and where in self.hosts:
                     cores = kept.entitlement_ratio * self.hosts[where].available_cores
                     by_host.setdefault(where, {})[see] = cores
-            self.decision = Decision(problem, allocation, sees, by_host, now_ns)
+                    shared_out[where] = shared_out.get(where, 0.0) + cores
+            self.decision = Decision(problem, allocation, sees, by_host, shared_out, now_ns)
             self._stain()
         pushes: list[Push] = []
         caps: dict[str, dict[str, float]] | None = None
@@ -327,7 +330,7 @@ class Rebalancer:
                     or worth_sending(before.targets, targets, host.total_cores)
                 ):
                     changed = targets
-                    host.pushed_cores = host.available_cores if by_demand else host.total_cores
+                    host.pushed_cores = self._shared_out(host) if by_demand else host.total_cores
                 host.by_demand = by_demand
             if (push := self._send(host, changed, generation, now_ns)) is not None:
                 pushes.append(push)
@@ -419,6 +422,11 @@ class Rebalancer:
         if not self._held_sees:
             return demand
         return {see: cores for see, cores in demand.items() if see not in self._held_sees}
+
+    def _shared_out(self, host: HostState) -> float:
+        """Cores that the newest decision divides on a host. What is free there by now may be more or less."""
+        assert self.decision is not None
+        return self.decision.shared_out.get(host.name, host.available_cores)
 
     def _free_cores(self, host: HostState) -> float:
         """Cores that the allocation may grant on a host."""

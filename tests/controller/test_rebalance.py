@@ -9,6 +9,7 @@ import pytest
 from support.fleet_values import Fleet, policies
 from utilctl_common.policy import Hold, SeePolicy
 from utilctl_common.quantities import NS_PER_S
+from utilctl_controller.allocation.solver import allocate
 from utilctl_controller.fleet import Push
 from utilctl_controller.learning import Learning
 from utilctl_controller.settings import ControllerSettings
@@ -364,6 +365,21 @@ def test_a_hold_is_of_a_part_and_keeps_nothing_of_what_strangers_used_for_a_mome
     fleet.rebalancer.on_policies({**THREE, "svc=web": keep, "svc=batch": SeePolicy("svc=batch", 1000)})
     fleet.run(BUSY, 5)
     assert fleet.entitlements("a")["svc=web"] == pytest.approx(1.0, abs=1e-4)
+    assert fleet.weights("a")["svc=batch"] < 0.01
+
+
+def test_a_hold_keeps_a_part_of_what_was_decided_on_when_strangers_left_before_it_was_sent() -> None:
+    fleet = settled()
+    fleet.report("a", BUSY["a"], unclaimed=0.5)
+    problem = fleet.rebalancer.plan(fleet.now_ns)
+    assert problem is not None
+    fleet.report("a", BUSY["a"])
+    fleet.rebalancer.conclude(problem, allocate(problem), fleet.now_ns)
+    hold = held(fleet, "svc=web")
+    assert hold.hosts["a"].weight_ratio == pytest.approx(1.0, abs=1e-4), "it had all of what was there to share"
+    keep = replace(THREE["svc=web"], hold=hold)
+    fleet.rebalancer.on_policies({**THREE, "svc=web": keep, "svc=batch": SeePolicy("svc=batch", 1000)})
+    fleet.run(BUSY, 5)
     assert fleet.weights("a")["svc=batch"] < 0.01
 
 

@@ -125,16 +125,16 @@ def _fleet(
         for row in planned["per_host"]:
             then[planned["see"], row["host"]] = row["after_cores"]
     own_used, own_due, own_then = _own(used), _own(due), _own(then)
-    for (see, name), cores in own_used.items():
+    for (see, name), used_cores in own_used.items():
         host_ = fleet.get(name)
-        if host_ is None or cores <= 0:
+        if host_ is None or used_cores <= 0:
             continue
         smallest = SMALLEST_WEIGHT * host_.cores
         weight = max(weights.get((see, name), 0.0), smallest)
         granted, later = own_due.get((see, name), 0.0), own_then.get((see, name), 0.0)
         # Weights are entitlements where there is a demand; the rest of the rule is the controller's.
         moved = weight if abs(later - granted) < smallest else max(later, smallest)
-        host_.uses[see] = _Use(cores, weight, moved)
+        host_.uses[see] = _Use(used_cores, weight, moved)
     return fleet
 
 

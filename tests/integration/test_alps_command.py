@@ -59,14 +59,14 @@ def assert_designed_form(document: dict[str, Any], shares: Sequence[float]) -> N
 
 @pytest.mark.parametrize("signals", [False, True])
 def test_commands_share_the_cpu_and_the_json_is_as_promised(signals: bool) -> None:
-    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "500ms", "--quantum", "20ms"]
+    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "2s", "--quantum", "20ms"]
     document = alps(*options, *(["--signals"] if signals else []))
     assert_designed_form(document, [1, 3])
     assert (document["algorithm"], document["quantum_ms"]) == ("default", 20.0)
     assert document["mechanism"] == ("signal" if signals or os.geteuid() != 0 else "freezer")
     assert document["mechanism_reason"]
     assert document["cycles"] >= 1
-    assert document["wall_s"] >= 0.5
+    assert document["wall_s"] >= 2
     assert [principal["name"] for principal in document["principals"]] == [SPIN, SPIN]
     assert all(principal["cpu_s"] > 0 and principal["problem"] == "" for principal in document["principals"])
     assert document["principals"][0]["paused_s"] > 0
@@ -85,7 +85,7 @@ def test_every_mode_runs_is_named_with_its_reason_and_leaves_nothing_behind(mode
     refusal = mode_refusal(mode)
     if refusal is not None:
         pytest.skip(refusal)
-    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "700ms", "--quantum", "20ms"]
+    options = ["--run", f"1:{SPIN}", "--run", f"3:{SPIN}", "--cpus", "0", "--duration", "2s", "--quantum", "20ms"]
     document = alps(*options, "--mode", mode)
     assert_designed_form(document, [1, 3])
     assert document["mechanism"] == ("freezer" if mode == "auto" else mode)

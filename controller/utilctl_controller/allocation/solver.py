@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from utilctl_controller.allocation.balance import balanced_split
+from utilctl_controller.allocation.arcs import FloatArray
+from utilctl_controller.allocation.balance import balanced_splits
 from utilctl_controller.allocation.instance import Instance, compile_problem
 from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem
 from utilctl_controller.allocation.network import LARGE_ARCS, Network, whole_fleet
@@ -37,7 +38,7 @@ def allocate(problem: AllocationProblem) -> Allocation:
     instance = compile_problem(problem)
     violations: tuple[str, ...]
     if problem.mode == "host":
-        allocation = describe(problem, instance, _in_cores(instance, static_grants(instance)), [])
+        allocation = describe(problem, instance, static_grants(instance) / instance.ticks_per_core, [])
         violations = verify_compiled(problem, instance, allocation)
     else:
         allocation, violations = _fleet_allocation(problem, instance)
@@ -54,55 +55,37 @@ def _fleet_allocation(problem: AllocationProblem, instance: Instance) -> tuple[A
     """The allocation and what is wrong with it. Large trees are tried the quick way first; verification decides."""
     notes: list[str] = []
     lower = guaranteed(instance, notes)
-    bands = _BANDS if instance.levels > 1 and len(instance.arc_leaf) >= LARGE_ARCS else ()
+    bands = _BANDS if instance.levels > 1 and len(instance.arcs) >= LARGE_ARCS else ()
     for band in bands:
         try:
-            granted = _in_cores(instance, _fleet_grants(instance, lower, band))
+            granted = _fleet_grants(instance, lower, band) / instance.ticks_per_core
         except AllocationError:
             continue  # the short cut contradicted itself
         allocation = describe(problem, instance, granted, notes)
         if not verify_compiled(problem, instance, allocation):
             return allocation, ()
-    allocation = describe(problem, instance, _in_cores(instance, _fleet_grants(instance, lower, 0.0)), notes)
+    granted = _fleet_grants(instance, lower, 0.0) / instance.ticks_per_core
+    allocation = describe(problem, instance, granted, notes)
     return allocation, verify_compiled(problem, instance, allocation)
 
 
-def _in_cores(instance: Instance, granted: Any) -> list[float]:  # noqa: ANN401 - list or array of ticks
-    if isinstance(granted, np.ndarray):
-        result: list[float] = (granted / instance.ticks_per_core).tolist()
-        return result
-    return [amount / instance.ticks_per_core for amount in granted]
-
-
-def _fleet_grants(instance: Instance, lower: list[int], band: float) -> Any:  # noqa: ANN401 - list or array of ticks
-    granted: Any = [0.0] * len(instance.arc_leaf)
-    network = whole_fleet(instance, lower)
-    demand: Any = instance.arc_demand
-    if isinstance(network.arc_limit, np.ndarray):
-        granted, demand = np.array(granted), np.array(demand, dtype=np.float64)
+def _fleet_grants(instance: Instance, lower: list[int], band: float) -> FloatArray:
+    """Ticks granted on every arc."""
+    granted = np.zeros(len(instance.arcs))
 
     def fill(arcs: Any) -> None:  # noqa: ANN401 - list or array of arc ids
-        if isinstance(granted, np.ndarray):
-            granted[arcs] = demand[arcs]
-        else:
-            for arc in arcs:
-                granted[arc] = demand[arc]
+        granted[arcs] = instance.arcs.demand[arcs]
 
+    network = whole_fleet(instance, lower)
     weight = list(instance.share)
     parts = settle_top(network, weight, fill)
     for depth in range(2, instance.levels + 1):
         _weigh_children(instance, parts, depth, weight)
         members = [node_depth == depth for node_depth in instance.depth]
         parts = [piece for part in parts for piece in settle_below(part, weight, members, fill, band=band)]
-    for part in parts:
-        if len(part.arc_id) == 0:
-            continue
-        split = balanced_split(part)
-        if isinstance(granted, np.ndarray):
-            granted[np.asarray(part.arc_id)] = split
-        else:
-            for arc, amount in zip(part.arc_id, split, strict=True):
-                granted[arc] = amount
+    parts = [part for part in parts if len(part.arc_id) > 0]
+    for part, split in zip(parts, balanced_splits(parts), strict=True):
+        granted[part.arc_id] = split
     return granted
 
 
@@ -128,14 +111,12 @@ def guaranteed(instance: Instance, notes: list[str]) -> list[int]:
     themselves as weights: floors that compete with each other get the same fraction, the others stay whole; nodes
     of all depths count alike. Static totals are then granted likewise on top of the floors. Adds a note on each.
     """
-    nodes = len(instance.parent)
-    lower = _bottom_up(instance, _settle_guarantee(instance, [0] * nodes, instance.floor, "floor", notes))
+    nothing = [0] * len(instance.parent)
+    lower = _bottom_up(instance, _settle_guarantee(instance, nothing, instance.floor, "floor", notes))
     if instance.mode != "fleet-with-floor":
         return lower
-    static = [0] * nodes
-    for leaf, amount in zip(instance.arc_leaf, static_grants(instance), strict=True):
-        static[leaf] += amount
-    static = _bottom_up(instance, static)
+    running = np.concatenate(([0], np.cumsum(static_grants(instance))))
+    static = _bottom_up(instance, np.diff(running[instance.arc_start]).tolist())
     if not any(instance.floor):
         return static  # static shares are an allocation themselves, so they can all be met
     return _bottom_up(instance, _settle_guarantee(instance, lower, static, "static share", notes))

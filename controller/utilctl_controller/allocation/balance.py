@@ -11,6 +11,7 @@ and hosts a bounded number of times, and what is still missing then is routed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -34,7 +35,15 @@ _ALONE_ARCS: Final = 10_000
 """From this many arcs on, a network is split on its own: in company it would wait for the others. Estimated."""
 
 
-def balanced_splits(parts: list[Network]) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the asks (by node of the instance) and factors (by host) are noted that a split was found with."""
+
+    ask: FloatArray
+    factor: FloatArray
+
+
+def balanced_splits(parts: list[Network], found_with: Found | None = None) -> list[Any]:
     """For each of ``parts``, whose leaves' totals are final, the ticks for every arc. They all have some.
 
     Raises AllocationError if the totals cannot be met.
@@ -46,14 +55,15 @@ def balanced_splits(parts: list[Network]) -> list[Any]:
     groups = [[part] for part, size in zip(parts, sizes, strict=True) if size >= _ALONE_ARCS]
     found: dict[int, FloatArray] = {}
     for group in [*groups, together] if together else groups:
-        for part, amounts in zip(group, _proportional(group), strict=True):
+        for part, amounts in zip(group, _proportional(group, found_with), strict=True):
             found[id(part)] = amounts
     return [found[id(part)] for part in parts]
 
 
-def _proportional(parts: list[Network]) -> list[FloatArray]:
+def _proportional(parts: list[Network], found_with: Found | None) -> list[FloatArray]:
     """As balanced_splits, by arrays."""
     columns: list[list[Any]] = [[], [], [], [], [], []]
+    ids: tuple[list[Any], list[Any]] = ([], [])
     nodes, hosts = 0, 0
     for number, part in enumerate(parts):
         leaf, host = np.asarray(part.arc_leaf), np.asarray(part.arc_host)
@@ -63,6 +73,8 @@ def _proportional(parts: list[Network]) -> list[FloatArray]:
             np.asarray(part.lower)[with_arcs], np.asarray(part.capacity)[open_hosts], np.full(len(with_arcs), number),
         ), strict=True):  # fmt: skip
             column.append(values)
+        ids[0].append(np.asarray(part.node)[with_arcs])
+        ids[1].append(np.asarray(part.host)[open_hosts])
         nodes, hosts = nodes + len(with_arcs), hosts + len(open_hosts)
     leaf, host, limit, goal, room, block = (np.concatenate(column) for column in columns)
     order = stable_order(host, hosts)
@@ -72,6 +84,9 @@ def _proportional(parts: list[Network]) -> list[FloatArray]:
             leaf[order], host[order], limit[order].astype(as_float), goal.astype(as_float), room.astype(as_float), block
         )
     )
+    if found_with is not None:
+        found_with.ask[np.concatenate(ids[0])] = split.ask
+        found_with.factor[np.concatenate(ids[1])] = split.factor
     amount = np.empty(len(order))
     amount[order] = split.amount
     ends = np.cumsum([len(part.arc_id) for part in parts])[:-1]

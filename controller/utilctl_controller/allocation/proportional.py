@@ -80,18 +80,22 @@ class Split:
     missed: list[int]
 
 
-def split_blocks(blocks: Blocks, ask: FloatArray | None = None, factor: FloatArray | None = None) -> Split:
+def split_blocks(
+    blocks: Blocks, ask: FloatArray | None = None, factor: FloatArray | None = None, *, steps: int = _STEPS
+) -> Split:
     """The split of ``blocks``, found from the given asks and factors if there are any (zeros: unknown)."""
     wanted = np.bincount(blocks.leaf, blocks.limit, len(blocks.goal))
-    usual = np.minimum(1.0, blocks.goal / wanted)
+    usual = np.minimum(1.0, np.divide(blocks.goal, wanted, out=np.zeros(len(wanted)), where=wanted > 0.0))
     asks = usual if ask is None else np.where(ask > 0.0, np.minimum(ask, _MOST_ASK), usual)
     asks = np.where(blocks.goal > 0.0, asks, 0.0)
     factors = np.ones(len(blocks.room)) if factor is None else np.where(factor > 0.0, factor, 1.0)
     found = Split(np.zeros(len(blocks.leaf)), asks.copy(), factors.copy(), [])
+    if not len(blocks.leaf):
+        return found
     part = _Part(blocks, np.arange(len(blocks.leaf)), np.arange(len(asks)), np.arange(len(factors)), asks, factors)
     part.refresh(0.0)
     least = np.full(len(part.shortfall()[1]), np.inf)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         error, reached = part.shortfall()
         settled = reached | ((error < _STALLED) & (error > 0.5 * least))
         least = np.minimum(least, error)

@@ -3,20 +3,24 @@
 Every SEE asks every host for the same fraction of its usable demand there, and a contended host scales what it is asked
 by one factor: ``x = demand * min(1, ask[see] * factor[host])``. Among all splits with these totals that is the one
 closest to the demand (in relative entropy), so it is unique, moves little when the input moves little, and has
-no needless zeros. Asks and factors are found by alternating between rows and columns; what is still missing after
-a bounded number of rounds is routed exactly, by a maximum flow on what the rounds left.
+no needless zeros. `proportional`
+finds it; where limits force a zero by accident, or totals were rounded, it may miss a few ticks, which are routed
+exactly, by a maximum flow on what it leaves. In small networks asks and factors are found by alternating between SEEs
+and hosts a bounded number of times, and what is still missing then is routed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from utilctl_controller.allocation.arcs import FloatArray, stable_order
 from utilctl_controller.allocation.flow import LargeGraph, ResidualGraph
 from utilctl_controller.allocation.model import AllocationError
 from utilctl_controller.allocation.network import Network
+from utilctl_controller.allocation.proportional import Blocks, split_blocks
 
 _ROUNDS: Final = 40
 """Bound on the rounds. Arbitrary; most problems need 5 to 30, those with forced zeros never end by themselves."""
@@ -27,14 +31,69 @@ _ENOUGH: Final = 2.0**-44
 _ARRAY_ARCS: Final = 96
 """From this many arcs on, the rounds work on arrays, not lists. Estimated, not tuned."""
 
-FloatArray = NDArray[np.float64]
+_ALONE_ARCS: Final = 10_000
+"""From this many arcs on, a network is split on its own: in company it would wait for the others. Estimated."""
 
 
-def balanced_split(part: Network) -> Any:  # noqa: ANN401 - list[float] or float array, like the network's arcs
-    """Ticks for every arc of ``part``, whose leaves' totals are final. Raises AllocationError if they cannot be met."""
-    if len(part.arc_limit) >= _ARRAY_ARCS:
-        return _large(part)
-    return _small(part)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the asks (by node of the instance) and factors (by host) are noted that a split was found with."""
+
+    ask: FloatArray
+    factor: FloatArray
+
+
+def balanced_splits(parts: list[Network], found_with: Found | None = None) -> list[Any]:
+    """For each of ``parts``, whose leaves' totals are final, the ticks for every arc. They all have some.
+
+    Raises AllocationError if the totals cannot be met.
+    """
+    sizes = [len(part.arc_id) for part in parts]
+    if sum(sizes) < _ARRAY_ARCS:
+        return [_small(part) for part in parts]
+    together = [part for part, size in zip(parts, sizes, strict=True) if size < _ALONE_ARCS]
+    groups = [[part] for part, size in zip(parts, sizes, strict=True) if size >= _ALONE_ARCS]
+    found: dict[int, FloatArray] = {}
+    for group in [*groups, together] if together else groups:
+        for part, amounts in zip(group, _proportional(group, found_with), strict=True):
+            found[id(part)] = amounts
+    return [found[id(part)] for part in parts]
+
+
+def _proportional(parts: list[Network], found_with: Found | None) -> list[FloatArray]:
+    """As balanced_splits, by arrays."""
+    columns: list[list[Any]] = [[], [], [], [], [], []]
+    ids: tuple[list[Any], list[Any]] = ([], [])
+    nodes, hosts = 0, 0
+    for number, part in enumerate(parts):
+        leaf, host = np.asarray(part.arc_leaf), np.asarray(part.arc_host)
+        with_arcs, open_hosts = np.unique(leaf), np.unique(host)
+        for column, values in zip(columns, (
+            nodes + np.searchsorted(with_arcs, leaf), hosts + np.searchsorted(open_hosts, host), part.arc_limit,
+            np.asarray(part.lower)[with_arcs], np.asarray(part.capacity)[open_hosts], np.full(len(with_arcs), number),
+        ), strict=True):  # fmt: skip
+            column.append(values)
+        ids[0].append(np.asarray(part.node)[with_arcs])
+        ids[1].append(np.asarray(part.host)[open_hosts])
+        nodes, hosts = nodes + len(with_arcs), hosts + len(open_hosts)
+    leaf, host, limit, goal, room, block = (np.concatenate(column) for column in columns)
+    order = stable_order(host, hosts)
+    as_float = np.float64
+    split = split_blocks(
+        Blocks(
+            leaf[order], host[order], limit[order].astype(as_float), goal.astype(as_float), room.astype(as_float), block
+        )
+    )
+    if found_with is not None:
+        found_with.ask[np.concatenate(ids[0])] = split.ask
+        found_with.factor[np.concatenate(ids[1])] = split.factor
+    amount = np.empty(len(order))
+    amount[order] = split.amount
+    ends = np.cumsum([len(part.arc_id) for part in parts])[:-1]
+    result: list[FloatArray] = np.split(amount, ends)
+    for number in split.missed:
+        result[number] = np.asarray(_route_rest(parts[number], result[number]))
+    return result
 
 
 def _small(part: Network) -> list[float]:
@@ -116,36 +175,7 @@ def _route_rest_small(part: Network, arcs: list[tuple[int, int, int]], grant: li
     return [float(limit - graph.left[arc]) for (_, _, limit), arc in zip(arcs, ids, strict=True)]
 
 
-def _large(part: Network) -> FloatArray | list[float]:
-    leaf, host = np.asarray(part.arc_leaf, dtype=np.int64), np.asarray(part.arc_host, dtype=np.int64)
-    limit = np.asarray(part.arc_limit, dtype=np.float64)
-    nodes, hosts = len(part.node), len(part.host)
-    goal, room = np.asarray(part.lower, dtype=np.float64), np.asarray(part.capacity, dtype=np.float64)
-    wanted = np.bincount(leaf, limit, nodes)
-    goal[wanted == 0.0] = 0.0
-    ask = np.minimum(1.0, np.divide(goal, wanted, out=np.zeros(nodes), where=wanted > 0.0))
-    factor = np.ones(hosts)
-    grant: FloatArray = limit
-    for _ in range(_ROUNDS):
-        asked = limit * ask[leaf]
-        amount = asked * factor[host]
-        is_open = amount < limit
-        opened = np.where(is_open, asked, 0.0)
-        base = np.bincount(host, opened, hosts)
-        full = np.bincount(host, np.where(is_open, 0.0, limit), hosts)
-        tangent = np.divide(room - full, base, out=np.zeros(hosts), where=base > 0.0)
-        total = np.bincount(host, asked, hosts)
-        floor = np.divide(room, total, out=np.ones(hosts), where=total > 0.0)
-        tight = (base * factor + full > room) | (factor < 1.0)
-        factor = np.where(tight, np.minimum(1.0, np.maximum(tangent, floor)), factor)
-        amount = asked * factor[host]
-        is_open = amount < limit
-        grant = np.minimum(amount, limit)
-        open_sum = np.bincount(leaf, np.where(is_open, amount, 0.0), nodes)
-        full_sum = np.bincount(leaf, np.where(is_open, 0.0, limit), nodes)
-        if (np.abs(goal - open_sum - full_sum) <= _ENOUGH * goal).all():
-            return grant
-        ask = ask * np.divide(goal - full_sum, open_sum, out=np.ones(nodes), where=open_sum > 0.0)
+def _route_rest(part: Network, grant: FloatArray) -> FloatArray | list[float]:
     if isinstance(part.arc_limit, np.ndarray):
         return _route_rest_large(part, grant)
     arcs = list(zip(part.arc_leaf, part.arc_host, part.arc_limit, strict=True))

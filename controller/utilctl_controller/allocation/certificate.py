@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from utilctl_controller.allocation.arcs import FloatArray, IntArray
 from utilctl_controller.allocation.components import best_in_reach, components, contracted
 from utilctl_controller.allocation.instance import Instance
+
+BoolArray = NDArray[np.bool_]
 
 TOLERANCE: Final = 1e-9
 """Cores, and relative to the larger amount, that count as rounding."""
@@ -48,15 +53,32 @@ class Contest:
     """The nodes that compare are all the top-level ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Residual:
-    """The edges of the residual graph that do not depend on the contest. Vertices: nodes, hosts, idle pool, source."""
+    """Where the amounts of an allocation can move. Vertices: nodes, hosts, idle pool, source.
+
+    By arc, ``more`` says whether the leaf could take more there and ``less`` whether it could give some up; by host,
+    ``idle`` whether cores are free and ``busy`` whether some are used. The edges do not depend on the contest.
+    """
 
     instance: Instance
     totals: list[float]
     upper: list[float]
-    tail: list[int] = field(default_factory=list)
-    head: list[int] = field(default_factory=list)
+    more: BoolArray
+    less: BoolArray
+    idle: BoolArray
+    busy: BoolArray
+
+    @cached_property
+    def edges(self) -> tuple[list[int], list[int]]:
+        """Tails and heads of all edges but those along the tree."""
+        nodes, arcs = len(self.totals), self.instance.arcs
+        pool = self.source - 1
+        idle, busy = np.flatnonzero(self.idle), np.flatnonzero(self.busy)
+        leaf, host = arcs.leaf, arcs.host
+        tail = np.concatenate((leaf[self.more], nodes + host[self.less], nodes + idle, np.full(len(busy), pool)))
+        head = np.concatenate((nodes + host[self.more], leaf[self.less], np.full(len(idle), pool), nodes + busy))
+        return [pool, *tail.tolist()], [pool + 1, *head.tolist()]
 
     @property
     def source(self) -> int:
@@ -65,7 +87,7 @@ class Residual:
 
     def with_tree(self, can_gain: list[bool], can_lose: list[bool], from_depth: int) -> tuple[list[int], list[int]]:
         """All edges: those of arcs, and along the tree to nodes deeper than ``from_depth`` where amounts can move."""
-        tail, head = list(self.tail), list(self.head)
+        tail, head = map(list, self.edges)
         for node, depth in enumerate(self.instance.depth):
             if depth > from_depth:
                 if can_gain[node]:
@@ -82,22 +104,16 @@ class Residual:
         return parent if parent >= 0 else self.source
 
 
-def residual_of(instance: Instance, granted: Sequence[float], totals: list[float], upper: list[float]) -> Residual:
+def residual_of(instance: Instance, granted: FloatArray, totals: list[float], upper: list[float]) -> Residual:
     """The residual graph of an allocation that grants these cores on every arc."""
-    nodes, unit = len(totals), instance.ticks_per_core
-    pool = nodes + len(instance.hosts)
-    leaf, host = np.array(instance.arc_leaf, dtype=np.int64), np.array(instance.arc_host, dtype=np.int64)
-    usable = np.array(instance.arc_demand, dtype=np.float64) / unit
-    amount = np.array(granted, dtype=np.float64)
+    unit = instance.ticks_per_core
+    usable = instance.arcs.demand / unit
     margin = TOLERANCE * np.maximum(1.0, usable)
-    more, less = amount < usable - margin, amount > margin
+    more, less = granted < usable - margin, granted > margin
     capacity = np.array(instance.capacity, dtype=np.float64) / unit
-    used = np.bincount(host, amount, len(capacity))
+    used = np.bincount(instance.arcs.host, granted, len(capacity))
     margin = TOLERANCE * np.maximum(1.0, capacity)
-    idle, busy = np.flatnonzero(used < capacity - margin), np.flatnonzero(used > margin)
-    tail = np.concatenate((leaf[more], nodes + host[less], nodes + idle, np.full(len(busy), pool)))
-    head = np.concatenate((nodes + host[more], leaf[less], np.full(len(idle), pool), nodes + busy))
-    return Residual(instance, totals, upper, [pool, *tail.tolist()], [pool + 1, *head.tolist()])
+    return Residual(instance, totals, upper, more, less, used < capacity - margin, used > margin)
 
 
 def unfair(residual: Residual, contest: Contest) -> list[int]:
@@ -152,9 +168,39 @@ def _unfair_at_top(residual: Residual, contest: Contest, can_gain: list[bool], c
         if compares and can_lose[node]:
             best[node] = low_level[node]
     best[residual.source - 1] = math.inf  # idle cores are free for all
-    tail, head = residual.with_tree(can_gain, can_lose, 1)
-    reached = best_in_reach(best, tail, head)
+    reached: Sequence[float]
+    if residual.instance.levels <= 1:
+        reached = _best_without_tree(residual, best).tolist()
+    else:
+        reached = best_in_reach(best, *residual.with_tree(can_gain, can_lose, 1))
     return [node for node in contest.short if can_gain[node] and reached[node] > high_level[node]]
+
+
+def _best_without_tree(residual: Residual, value: Sequence[float]) -> FloatArray:
+    """As best_in_reach for the SEEs of a flat fleet, going from SEEs to hosts and back."""
+    arcs, nodes = residual.instance.arcs, len(residual.totals)
+    best = np.array(value[:nodes])
+    if not len(arcs):
+        return best
+    order = arcs.by_host
+    host_first, leaf_first = _starts(arcs.host[order]), _starts(arcs.leaf)
+    hosts, leaves = arcs.host[order][host_first], arcs.leaf[leaf_first]
+    leaf_of, gives = arcs.leaf[order], residual.less[order]
+    at_host = np.full(len(residual.instance.hosts), -1.0)
+    at_host[residual.idle] = math.inf
+    while True:
+        offered = np.maximum.reduceat(np.where(gives, best[leaf_of], -1.0), host_first)
+        at_host[hosts] = np.maximum(at_host[hosts], offered)
+        found = np.maximum.reduceat(np.where(residual.more, at_host[arcs.host], -1.0), leaf_first)
+        improved = np.maximum(best[leaves], found)
+        if (improved == best[leaves]).all():
+            return best
+        best[leaves] = improved
+
+
+def _starts(values: IntArray) -> IntArray:
+    """Where the runs of equal ``values`` begin."""
+    return np.flatnonzero(np.diff(values, prepend=-1))
 
 
 def _levels(residual: Residual, contest: Contest) -> tuple[list[float], list[float]]:

@@ -206,9 +206,11 @@ class Network:
 
 def whole_fleet(instance: Instance, lower: list[int]) -> Network:
     """The network of the whole instance with these lower bounds on the tree nodes."""
-    arcs: list[Arcs] = [list(range(len(instance.arc_leaf))), instance.arc_leaf, instance.arc_host, instance.arc_demand]
-    if len(instance.arc_leaf) >= LARGE_ARCS:
-        arcs = [np.array(values, dtype=np.int64) for values in arcs]
+    arcs: tuple[Arcs, Arcs, Arcs, Arcs]
+    if len(instance.arcs) >= LARGE_ARCS:
+        arcs = (np.arange(len(instance.arcs)), instance.arcs.leaf, instance.arcs.host, instance.arcs.demand)
+    else:
+        arcs = (list(range(len(instance.arcs))), instance.arc_leaf, instance.arc_host, instance.arc_demand)
     return Network(
         list(range(len(instance.parent))), instance.parent, list(lower), list(instance.upper),
         [0] * len(instance.parent), list(range(len(instance.hosts))), list(instance.capacity), *arcs,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from heapq import nsmallest
-from itertools import compress
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from utilctl_controller.allocation.arcs import FloatArray, IntArray
 from utilctl_controller.allocation.instance import Instance
 from utilctl_controller.allocation.model import Allocation, AllocationProblem, SeeAllocation
+
+BoolArray = NDArray[np.bool_]
 
 ROUNDING: Final = 1e-9
 """Relative difference, and cores, below which two amounts count as equal: far below what a host can enforce."""
@@ -24,17 +25,13 @@ def close(left: float, right: float) -> bool:
     return abs(left - right) <= ROUNDING * max(1.0, abs(left), abs(right))
 
 
-def describe(problem: AllocationProblem, instance: Instance, cores: Sequence[float], notes: list[str]) -> Allocation:
+def describe(problem: AllocationProblem, instance: Instance, cores: FloatArray, notes: list[str]) -> Allocation:
     """The allocation that grants ``cores`` on every arc."""
     nodes = len(instance.parent)
     own: list[dict[str, float]] = [{} for _ in range(nodes)]
-    for node in range(nodes):
-        first, last = instance.arc_start[node], instance.arc_start[node + 1]
-        if first < last:
-            own[node] = {
-                instance.hosts[host]: amount
-                for host, amount in zip(instance.arc_host[first:last], cores[first:last], strict=True)
-            }
+    amounts: list[float] = cores.tolist()
+    for node, names in instance.arcs.names.items():
+        own[node] = dict(zip(names, amounts[instance.arc_start[node] : instance.arc_start[node + 1]], strict=True))
     by_host = list(own)
     own_of = list(own)
     total = [0.0] * nodes
@@ -81,32 +78,32 @@ def _binding(instance: Instance, node: int, total: float, wanted: float) -> str:
     return "floor" if floor and (total < floor_cores or close(total, floor_cores)) else ""
 
 
-def _squeezed_arcs(instance: Instance, cores: Sequence[float]) -> list[bool]:
+def _squeezed_arcs(instance: Instance, cores: FloatArray) -> BoolArray:
     """By arc, whether a full host gives less than is wanted there, or all that it has."""
-    unit = instance.ticks_per_core
-    host = np.array(instance.arc_host, dtype=np.int64)
-    room, amount = np.array(instance.capacity, dtype=np.float64), np.array(cores, dtype=np.float64)
-    used, limit = np.bincount(host, amount, len(room)), np.array(instance.arc_demand, dtype=np.float64)
+    unit, host, limit = instance.ticks_per_core, instance.arcs.host, instance.arcs.demand
+    room = np.array(instance.capacity, dtype=np.float64)
+    used = np.bincount(host, cores, len(room))
     full = used >= room / unit - ROUNDING * np.maximum(1.0, np.maximum(used, room / unit))
-    squeezed = full[host] & ((limit >= room[host]) | (amount < limit / unit * (1 - ROUNDING)))
-    result: list[bool] = squeezed.tolist()
-    return result
+    squeezed: BoolArray = full[host] & ((limit >= room[host]) | (cores < limit / unit * (1 - ROUNDING)))
+    return squeezed
 
 
-def _capacity(instance: Instance, node: int, binding: list[str], squeezed: list[bool]) -> str:
+def _capacity(instance: Instance, node: int, binding: list[str], squeezed: BoolArray) -> str:
     above = instance.parent[node]
     while above >= 0:
         if binding[above] == "cap":
             return f"cap of {instance.path[above]}"
         above = instance.parent[above]
-    hosts: set[int] = set()
+    pieces: list[IntArray] = []
     pending = [node]
     while pending:
         leaf = pending.pop()
         pending += instance.children[leaf]
         first, last = instance.arc_start[leaf], instance.arc_start[leaf + 1]
-        hosts.update(compress(instance.arc_host[first:last], squeezed[first:last]))
-    names = [instance.hosts[host] for host in nsmallest(_NAMED_HOSTS, hosts)]
+        if first < last:
+            pieces.append(instance.arcs.host[first:last][squeezed[first:last]])
+    hosts = pieces[0] if len(pieces) == 1 else np.unique(np.concatenate(pieces)) if pieces else np.zeros(0, np.int64)
+    names = [instance.hosts[host] for host in hosts[:_NAMED_HOSTS].tolist()]
     if len(hosts) > _NAMED_HOSTS:
         return f"capacity of {', '.join(names)} and {len(hosts) - _NAMED_HOSTS} more"
     return f"capacity of {', '.join(names)}" if names else "capacity"

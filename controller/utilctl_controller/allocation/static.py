@@ -14,8 +14,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from utilctl_controller.allocation.arcs import IntArray, stable_order
 from utilctl_controller.allocation.instance import Instance
+
+BoolArray = NDArray[np.bool_]
 
 LARGE_ARCS: Final = 2_000
 """From this many arcs on, arrays are faster than lists. Estimated, not tuned."""
@@ -33,20 +37,20 @@ def per_host_bounds(instance: Instance) -> tuple[list[tuple[int, int] | None], l
     return floors, caps
 
 
-def static_grants(instance: Instance) -> list[int]:
+def static_grants(instance: Instance) -> IntArray:
     """Ticks granted on every arc when each host divides its capacity by weighted max-min fairness on its own."""
     floors, caps = per_host_bounds(instance)
-    arcs_of: list[list[int]] = [[] for _ in instance.hosts]
-    for arc, host in enumerate(instance.arc_host):
-        arcs_of[host].append(arc)
-    grants = [0] * len(instance.arc_leaf)
+    grants = np.zeros(len(instance.arcs), dtype=np.int64)
     plain = is_plain(instance, floors, caps)
-    many = plain and len(instance.arc_leaf) >= LARGE_ARCS
-    if many:
-        _divide_many_hosts(instance, grants)
-    for host, arcs in enumerate(arcs_of):
-        if many and len(arcs) <= _MOST_COLUMNS:
-            continue
+    left = np.ones(len(instance.hosts), dtype=bool)
+    if plain and len(instance.arcs) >= LARGE_ARCS:
+        left = ~_divide_many_hosts(instance, grants)
+        if not left.any():
+            return grants
+    arcs_of: dict[int, list[int]] = {host: [] for host in np.flatnonzero(left).tolist()}
+    for arc in np.flatnonzero(left[instance.arcs.host]).tolist():
+        arcs_of[instance.arc_host[arc]].append(arc)
+    for host, arcs in arcs_of.items():
         if plain:  # the common case by a shorter way to the same result
             shares = [instance.share[instance.arc_leaf[arc]] for arc in arcs]
             demands = [instance.arc_demand[arc] for arc in arcs]
@@ -63,22 +67,26 @@ def is_plain(instance: Instance, floors: Sequence[object], caps: Sequence[object
     return instance.levels <= 1 and not any(floors) and not any(caps)
 
 
-def _divide_many_hosts(instance: Instance, grants: list[int]) -> None:
+def _divide_many_hosts(instance: Instance, grants: IntArray) -> BoolArray:
     """``divide`` without lower bounds on all hosts at once: a row a host, its SEEs from the first filled to the last.
 
-    Hosts with more SEEs than columns are left out.
+    Hosts with more SEEs than columns are left out; returns which are not.
     """
-    host, leaf = np.array(instance.arc_host, dtype=np.int64), np.array(instance.arc_leaf, dtype=np.int64)
-    high, weight = np.array(instance.arc_demand, dtype=np.int64), np.array(instance.share)[leaf]
-    order = np.lexsort((np.arange(len(host)), high / weight, host))
-    counts = np.bincount(host, minlength=len(instance.hosts))
-    order = order[(counts <= _MOST_COLUMNS)[host[order]]]
+    arcs = instance.arcs
+    counts = np.bincount(arcs.host, minlength=len(instance.hosts))
+    fits = counts <= _MOST_COLUMNS
+    weight = np.array(instance.share)[arcs.leaf]
+    order = np.argsort(arcs.demand / weight, kind="stable")
+    order = order[stable_order(arcs.host[order], len(counts))]
+    if not fits.all():
+        order = order[fits[arcs.host[order]]]
     if not len(order):
-        return
-    starts = np.concatenate(([0], np.cumsum(np.where(counts <= _MOST_COLUMNS, counts, 0))))[:-1]
+        return fits
+    high, host = arcs.demand, arcs.host
+    starts = np.concatenate(([0], np.cumsum(np.where(fits, counts, 0))))[:-1]
     row = host[order]
     column = np.arange(len(order)) - starts[row]
-    shape = (len(instance.hosts), int(counts[counts <= _MOST_COLUMNS].max()))
+    shape = (len(instance.hosts), int(counts[fits].max()))
     highs, weights = np.zeros(shape, dtype=np.int64), np.zeros(shape)
     highs[row, column], weights[row, column] = high[order], weight[order]
     left = np.array(instance.capacity, dtype=np.int64)[:, None] - (np.cumsum(highs, axis=1) - highs)
@@ -90,8 +98,8 @@ def _divide_many_hosts(instance: Instance, grants: list[int]) -> None:
     level = np.divide(left[rows, at], unfilled[rows, at], out=np.zeros(shape[0]), where=unfilled[rows, at] > 0.0)
     risen = np.minimum(highs, (level[:, None] * weights).astype(np.int64))
     parts = np.where(np.arange(shape[1]) < first[:, None], highs, risen)
-    for arc, amount in zip(order.tolist(), parts[row, column].tolist(), strict=True):
-        grants[arc] = amount
+    grants[order] = parts[row, column]
+    return fits
 
 
 def _divide_host(
@@ -100,7 +108,7 @@ def _divide_host(
     arcs: list[int],
     floors: list[tuple[int, int] | None],
     caps: list[tuple[int, int] | None],
-    grants: list[int],
+    grants: IntArray,
 ) -> None:
     """Divide one host's ``capacity`` top down among its tree of SEEs."""
     demand = {instance.arc_leaf[arc]: instance.arc_demand[arc] for arc in arcs}

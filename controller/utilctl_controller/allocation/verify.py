@@ -6,13 +6,11 @@ checked against the definition of weighted max-min between the bounds of `static
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
-
 import numpy as np
 
+from utilctl_controller.allocation.arcs import FloatArray
 from utilctl_controller.allocation.certificate import (
+    TOLERANCE,
     Contest,
     Residual,
     allowance,
@@ -43,8 +41,8 @@ def verify_compiled(problem: AllocationProblem, instance: Instance, allocation: 
     if allocation.mode != problem.mode:
         return (f"the allocation is for mode {allocation.mode}, the problem for {problem.mode}",)
     found: list[str] = []
-    _check_demand(problem, rows, found)
     granted = _granted(instance, rows)
+    _check_demand(problem, instance, rows, granted, found)
     totals = _totals(instance, granted)
     _check_sums(instance, rows, totals, found)
     _check_capacity(instance, granted, found)
@@ -58,27 +56,42 @@ def verify_compiled(problem: AllocationProblem, instance: Instance, allocation: 
     return tuple(_unfairness(instance, granted, totals))
 
 
-def _check_demand(problem: AllocationProblem, rows: dict[str, SeeAllocation], found: list[str]) -> None:
+def _check_demand(
+    problem: AllocationProblem,
+    instance: Instance,
+    rows: dict[str, SeeAllocation],
+    granted: FloatArray,
+    found: list[str],
+) -> None:
+    """Nothing is granted where there is no demand, and no more than it anywhere."""
+    arcs = instance.arcs
+    good = (granted >= 0.0) & (granted <= arcs.wanted + TOLERANCE * np.maximum(1.0, arcs.wanted))
+    counts = {instance.path[node]: len(names) for node, names in arcs.names.items()}
+    if good.all() and all(len(row.own_host_cores) == counts.get(name, 0) for name, row in rows.items()):
+        return  # an arc for every grant, and the other way round
     for see in problem.sees:
         demand = see.demand_cores
         for host, cores in rows[see.name].own_host_cores.items():
             wanted = demand.get(host, 0.0)
-            if not (0.0 <= cores <= wanted or 0.0 <= cores <= wanted + allowance(wanted)):
+            if not 0.0 <= cores <= wanted + allowance(wanted):
                 found.append(f"{see.name} gets {cores:.9g} cores on {host}, where its demand is {wanted:.9g}")
 
 
-def _granted(instance: Instance, rows: dict[str, SeeAllocation]) -> list[float]:
-    granted: list[float] = []
-    for node in range(len(instance.parent)):
+def _granted(instance: Instance, rows: dict[str, SeeAllocation]) -> FloatArray:
+    """What the rows grant on every arc: 0 where they do not name it."""
+    granted = np.zeros(len(instance.arcs))
+    for node, names in instance.arcs.names.items():
+        own = rows[instance.path[node]].own_host_cores
         first, last = instance.arc_start[node], instance.arc_start[node + 1]
-        if first < last:
-            own = rows[instance.path[node]].own_host_cores
-            granted += [own.get(instance.hosts[host], 0.0) for host in instance.arc_host[first:last]]
+        if tuple(own) == names:
+            granted[first:last] = np.fromiter(own.values(), np.float64, last - first)
+        else:
+            granted[first:last] = [own.get(name, 0.0) for name in names]
     return granted
 
 
-def _totals(instance: Instance, granted: Sequence[float]) -> list[float]:
-    totals = [math.fsum(granted[first:last]) for first, last in pairwise(instance.arc_start)]
+def _totals(instance: Instance, granted: FloatArray) -> list[float]:
+    totals: list[float] = np.bincount(instance.arcs.leaf, granted, len(instance.parent)).tolist()
     for node in range(len(totals) - 1, -1, -1):
         if instance.parent[node] >= 0:
             totals[instance.parent[node]] += totals[node]
@@ -90,7 +103,7 @@ def _check_sums(instance: Instance, rows: dict[str, SeeAllocation], totals: list
         if not instance.listed[node]:
             continue
         row = rows[instance.path[node]]
-        hosts = math.fsum(row.host_cores.values())
+        hosts = sum(row.host_cores.values())
         if abs(row.total_cores - total) > allowance(total) or abs(hosts - total) > allowance(total):
             found.append(
                 f"{row.name} has a total of {row.total_cores:.9g} cores, on hosts {hosts:.9g}, "
@@ -98,15 +111,17 @@ def _check_sums(instance: Instance, rows: dict[str, SeeAllocation], totals: list
             )
 
 
-def _check_capacity(instance: Instance, granted: Sequence[float], found: list[str]) -> None:
-    used = np.bincount(np.array(instance.arc_host, dtype=np.int64), granted, len(instance.hosts))
-    for host, cores in enumerate(used.tolist()):
-        capacity = instance.capacity[host] / instance.ticks_per_core
-        if cores > capacity + allowance(capacity):
-            found.append(f"host {instance.hosts[host]} grants {cores:.9g} cores of {capacity:.9g}")
+def _check_capacity(instance: Instance, granted: FloatArray, found: list[str]) -> None:
+    used = np.bincount(instance.arcs.host, granted, len(instance.hosts))
+    capacity = np.array(instance.capacity, dtype=np.float64) / instance.ticks_per_core
+    over = ~(used <= capacity + TOLERANCE * np.maximum(1.0, capacity))  # also where it is NaN
+    found += [
+        f"host {instance.hosts[host]} grants {used[host]:.9g} cores of {capacity[host]:.9g}"
+        for host in np.flatnonzero(over).tolist()
+    ]
 
 
-def _unfairness(instance: Instance, granted: Sequence[float], totals: list[float]) -> list[str]:
+def _unfairness(instance: Instance, granted: FloatArray, totals: list[float]) -> list[str]:
     unit = instance.ticks_per_core
     residual = residual_of(instance, granted, totals, [most / unit for most in instance.upper])
     floors = [floor / unit for floor in instance.floor]
@@ -114,7 +129,7 @@ def _unfairness(instance: Instance, granted: Sequence[float], totals: list[float
     found = _short_of(residual, floors, protected, "floor")
     protected = [min(total, floor) for total, floor in zip(totals, floors, strict=True)]
     if instance.mode == "fleet-with-floor":
-        static = _totals(instance, [ticks / unit for ticks in static_grants(instance)])
+        static = _totals(instance, static_grants(instance) / unit)
         found += _short_of(residual, static, protected, "static share")
         protected = [max(kept, min(total, least)) for kept, total, least in zip(protected, totals, static, strict=True)]
     for depth in range(1, instance.levels + 1):

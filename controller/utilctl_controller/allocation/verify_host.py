@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from utilctl_controller.allocation.arcs import FloatArray
 from utilctl_controller.allocation.certificate import TOLERANCE, allowance
 from utilctl_controller.allocation.instance import Instance
 from utilctl_controller.allocation.static import LARGE_ARCS, is_plain, per_host_bounds
 
 
-def host_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
+def host_violations(instance: Instance, granted: FloatArray) -> list[str]:
     """Where a host's division of its own cores is not weighted max-min; ``granted`` is in cores, by arc."""
     unit = instance.ticks_per_core
     floors, caps = per_host_bounds(instance)
-    if is_plain(instance, floors, caps) and len(instance.arc_leaf) >= LARGE_ARCS:
+    if is_plain(instance, floors, caps) and len(instance.arcs) >= LARGE_ARCS:
         return _plain_violations(instance, granted)
     arcs_of: list[list[int]] = [[] for _ in instance.hosts]
     for arc, host in enumerate(instance.arc_host):
@@ -57,12 +56,12 @@ def host_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
     return found
 
 
-def _plain_violations(instance: Instance, granted: Sequence[float]) -> list[str]:
+def _plain_violations(instance: Instance, granted: FloatArray) -> list[str]:
     """As host_violations for many SEEs without children, floors and caps: all at once, by the same definition."""
     unit, hosts = instance.ticks_per_core, len(instance.hosts)
-    host, leaf = np.array(instance.arc_host, dtype=np.int64), np.array(instance.arc_leaf, dtype=np.int64)
-    share = np.array(instance.share)[leaf]
-    got, high = np.array(granted), np.array(instance.arc_demand, dtype=np.float64) / unit
+    host = instance.arcs.host
+    share = np.array(instance.share)[instance.arcs.leaf]
+    got, high = granted, instance.arcs.demand / unit
     capacity = np.array(instance.capacity, dtype=np.float64) / unit
     margin = TOLERANCE * np.maximum(1.0, got)
     short = got < high - TOLERANCE * np.maximum(1.0, high)

@@ -19,7 +19,7 @@ from utilctl_common.errors import FailedError, UtilctlError
 from utilctl_common.telemetry import Telemetry, context_of, setup, trace_id_of, traceparent_of
 from utilctl_common.telemetry_grpc import TracingServerInterceptor
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
-from utilctl_controller.allocation.solver import allocate
+from utilctl_controller.allocation.solver import Allocator
 from utilctl_controller.control import ControllerState, ControlPlane
 from utilctl_controller.election import Elector
 from utilctl_controller.explain import DISABLED
@@ -74,6 +74,7 @@ class Controller:
         self._keeper = PolicyKeeper(
             store, telemetry.tracer, self._policy_changed, self._metrics.store_answered, settings.probe_ns
         )
+        self._allocator = Allocator()
         self._solver = DaemonWorkers("allocation", 1)
         self._questions = DaemonWorkers("what-if", 1)  # no decision waits for an answer
         self._wake = asyncio.Event()
@@ -90,7 +91,10 @@ class Controller:
         self._rebalancer: Rebalancer  # of the time in which it leads, or last led
         self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)
         self._control = ControlPlane(
-            self._keeper, self, self._metrics, lambda problem: self._questions.run(allocate, problem)
+            self._keeper,
+            self,
+            self._metrics,
+            lambda problem: self._questions.run(self._allocator.like_the_last, problem),
         )
         self._elector = Elector(
             store, self, self.controller_id, ttl_ns=settings.seat_ttl_ns, doubt_ns=settings.lease_ns
@@ -140,7 +144,7 @@ class Controller:
             self._rebalancer.advance(epoch)
             self._wake.set()
             return
-        self._rebalancer = Rebalancer(self._settings, epoch, allocate, time.monotonic_ns())
+        self._rebalancer = Rebalancer(self._settings, epoch, self._allocator, time.monotonic_ns())
         self._rebalancer.on_policies(self._keeper.policies(time.time_ns()))
         self._rebalancer.on_switch(disabled=self._disabled)
         self._sessions.lead(self._rebalancer)
@@ -223,7 +227,7 @@ class Controller:
 
     async def _allocate(self, problem: AllocationProblem, causes: list[str]) -> Allocation | None:
         """The allocation, or None if there is none; leases are renewed for as long as it takes."""
-        running = asyncio.create_task(self._solver.run(allocate, problem))
+        running = asyncio.create_task(self._solver.run(self._allocator, problem))
         try:
             while not (await asyncio.wait({running}, timeout=self._settings.report_interval_ns / 1e9))[0]:
                 pushes = self._rebalancer.conclude(None, None, time.monotonic_ns())

@@ -12,8 +12,9 @@ import pytest
 
 from support.controller_server import Outage, RunningController, eventually
 from utilctl_common.quantities import NS_PER_MS
-from utilctl_controller.allocation.model import Allocation, AllocationError, AllocationProblem
-from utilctl_controller.allocation.solver import allocate
+from utilctl_controller.allocation import solver
+from utilctl_controller.allocation.model import AllocationError, AllocationProblem
+from utilctl_controller.allocation.solver import Solution, solve
 from utilctl_controller.store.port import Change, Done
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1.control_pb2 import DeleteSeeRequest, ListHistoryRequest, SetShareRequest
@@ -106,10 +107,10 @@ def test_while_no_allocation_can_be_had_the_last_targets_are_renewed_and_status_
 ) -> None:
     release, slow = threading.Event(), threading.Event()
 
-    def faulty(problem: AllocationProblem) -> Allocation:
+    def faulty(problem: AllocationProblem, before: Solution | None) -> Solution:
         if slow.is_set():
             release.wait(60)
-            return allocate(problem)
+            return solve(problem, before)
         raise AllocationError("the certificate does not hold")
 
     with RunningController(SqliteStore(store_path)) as controller, controller.agent("host-a") as agent:
@@ -117,14 +118,14 @@ def test_while_no_allocation_can_be_had_the_last_targets_are_renewed_and_status_
         agent.reporting_until(
             {"svc=web": 1.0}, lambda: "svc=web" in agent.newest() and controller.host("host-a").sees == 1, "a set"
         )
-        monkeypatch.setattr("utilctl_controller.server.allocate", faulty)
+        monkeypatch.setattr(solver, "solve", faulty)
         for stage in ("failing", "slow"):
             agent.sets.clear()
             agent.reporting_until({"svc=web": 0.5}, lambda: len(agent.sets) >= 2, f"renewals while {stage}")
             if stage == "failing":
                 eventually(lambda: "certificate" in controller.controller().degraded_reason, "the reason")
             slow.set()
-        monkeypatch.setattr("utilctl_controller.server.allocate", allocate)
+        monkeypatch.setattr(solver, "solve", solve)
         release.set()
         agent.reporting_until(
             {"svc=web": 0.5},

@@ -29,6 +29,7 @@ demo: $(VENV)/.installed
 
 test: lint
 	@tools/setup_etcd.sh $(VENV)/etcd
+	@tools/setup_helm.sh $(VENV)/helm $(BIN)/python
 	$(BIN)/pytest -n 2 -q -m "not quiet"
 	$(BIN)/pytest -q -m quiet
 

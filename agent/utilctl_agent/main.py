@@ -21,7 +21,7 @@ from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
 from utilctl_agent.safety.owners import Owner, living_owners
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import ConflictError, UsageError, UtilctlError
-from utilctl_common.quantities import parse_cpu_list, parse_duration_ns
+from utilctl_common.quantities import parse_address, parse_cpu_list, parse_duration_ns
 
 
 @click.command(
@@ -31,6 +31,7 @@ Examples:
   utilctl-agent --host host-a --scope cgroup:/host-a --cpus 0
   utilctl-agent --host laptop --scope tree:4711 --mode signal
   utilctl-agent --host node-1 --controller ctl-1:7400 --take-over
+  utilctl-agent --host node-1 --kubernetes --label-map svc=app.kubernetes.io/name
 """
 )
 @click.option("--host", required=True, metavar="NAME", help="Name of this host in the fleet.")
@@ -47,10 +48,24 @@ Examples:
 @click.option("--mode", type=click.Choice(AGENT_MODES), default="auto", show_default=True, help="How to hold back.")
 @click.option("--quantum", default="10ms", show_default=True, help="Granularity of control.")
 @click.option("--cycle", default="100ms", show_default=True, help="Period over which shares come out right.")
+@click.option("--kubernetes", is_flag=True, help="Let pods of this node give their labels to their processes.")
+@click.option(
+    "--node-name",
+    envvar="NODE_NAME",
+    metavar="NAME",
+    help="This host's name in Kubernetes. [default: $NODE_NAME, else --host]",
+)
+@click.option(
+    "--label-map",
+    multiple=True,
+    metavar="LABEL=POD-LABEL",
+    help="With --kubernetes: a label of pods that stands for one of services; may be repeated.",
+)
+@click.option("--health", default="", metavar="HOST:PORT", help="Serve the gRPC health protocol here.")
 @click.option("--take-over", is_flag=True, help="Stop the agent that manages this scope, once this one is ready.")
 def cli(
     *, host: str, controller: str, scope: str | None, cpus: str | None, mode: str, quantum: str, cycle: str,
-    take_over: bool,
+    kubernetes: bool, node_name: str | None, label_map: tuple[str, ...], health: str, take_over: bool,
 ) -> AgentSettings:  # fmt: skip
     """Enforce this host's targets: pause services that are over theirs, resume those that are under.
 
@@ -71,13 +86,28 @@ def cli(
         quantum_ns=parse_duration_ns(quantum),
         cycle_ns=parse_duration_ns(cycle),
         take_over=take_over,
+        kubernetes=kubernetes,
+        node=node_name or host,
+        label_map=tuple(map(_label_pair, label_map)),
+        health=health,
     )
+    if label_map and not kubernetes:
+        raise UsageError("--label-map needs --kubernetes", hint="add it, or leave the map out")
+    if health:
+        parse_address(health)
     if not settings.controllers:
         raise UsageError("no controller is named", hint="use --controller HOST:PORT")
     CoreSettings(quantum_ns=settings.quantum_ns, cycle_ns=settings.cycle_ns)
     if scope is not None:
         _check_scope(scope)
     return settings
+
+
+def _label_pair(text: str) -> tuple[str, str]:
+    of_service, equals, of_pod = text.partition("=")
+    if not (equals and of_service and of_pod):
+        raise UsageError(f"{text!r} names no two labels", hint="write for example svc=app.kubernetes.io/name")
+    return of_service, of_pod
 
 
 def _check_scope(scope: str) -> None:

@@ -24,6 +24,7 @@ MAX_CORES: Final = 1e6
 
 _UNITS_NS: Final = {"ns": 1, "us": NS_PER_US, "ms": NS_PER_MS, "s": NS_PER_S, "m": 60 * NS_PER_S,
                     "h": 3600 * NS_PER_S, "d": 86400 * NS_PER_S}  # fmt: skip
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 _DURATION: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ns|us|ms|s|m|h|d)")
 
 
@@ -89,3 +90,11 @@ def parse_cpu_list(text: str) -> tuple[int, ...]:
     if not cpus:
         raise UsageError(f"{text!r} names no CPU", hint="write for example 0 or 0-3")
     return tuple(sorted(cpus))
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` as (host, port). Raises UsageError."""
+    match = _ADDRESS.fullmatch(text)
+    if not match or int(match[2]) > 65_535:
+        raise UsageError(f"{text!r} is not an address", hint="write HOST:PORT, for example 127.0.0.1:7400")
+    return match[1], int(match[2])

@@ -16,6 +16,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, Span
 
 from utilctl_common.errors import FailedError, UtilctlError
+from utilctl_common.health import Health
+from utilctl_common.quantities import parse_address
 from utilctl_common.telemetry import Telemetry, context_of, setup, trace_id_of, traceparent_of
 from utilctl_common.telemetry_grpc import TracingServerInterceptor
 from utilctl_controller.allocation.model import Allocation, AllocationProblem
@@ -29,13 +31,16 @@ from utilctl_controller.noise import NoiseInterceptor
 from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.sessions import AgentSessions
-from utilctl_controller.settings import ControllerSettings, parse_listen
+from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.status import service_views
 from utilctl_controller.store.port import PolicyStore
 from utilctl_controller.workers import DaemonWorkers
 from utilctl_proto.v1 import agent_pb2_grpc, control_pb2_grpc
 
 _LOG = logging.getLogger(__name__)
+
+READY: Final = "ready"
+"""Service of the health protocol that serves once this controller leads, or knows who does."""
 
 SERVICE_NAME: Final = "utilctl-controller"
 _STOP_GRACE_S: Final = 0.3
@@ -88,6 +93,7 @@ class Controller:
             interceptors=[NoiseInterceptor(self._metrics.malformed), TracingServerInterceptor(telemetry.tracer)],
             options=_server_options(settings),
         )
+        self._health = Health(self._server)
         self._rebalancer: Rebalancer  # of the time in which it leads, or last led
         self._sessions = AgentSessions(settings, self.controller_id, self._metrics, self._wake.set)
         self._control = ControlPlane(
@@ -108,7 +114,7 @@ class Controller:
         await self._keeper.start()
         agent_pb2_grpc.add_AgentSessionServiceServicer_to_server(self._sessions, self._server)
         control_pb2_grpc.add_ControlServiceServicer_to_server(self._control, self._server)
-        host, port = parse_listen(self._settings.listen)
+        host, port = parse_address(self._settings.listen)
         try:
             port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
@@ -119,8 +125,10 @@ class Controller:
                 hint="is another program there? choose another --listen",
             )
         self.address = f"{host}:{port}"
+        await self._health.set(READY, serves=False)
         # Claimed before anything is served, so that nobody is refused by a controller that is about to lead.
         await self._elector.start(self._settings.advertise or reachable(host, port))
+        await self._health.set("", serves=True)
         await self._server.start()
         return self.address
 
@@ -150,12 +158,14 @@ class Controller:
         self._sessions.lead(self._rebalancer)
         self._control.lead(self._rebalancer)
         self._loop_task = asyncio.create_task(self._decide_forever(), name="decide")
+        await self._health.set(READY, serves=True)
 
     async def follow(self, leader: str) -> None:
         """See election.Office."""
         await self._stop_deciding()
         self._sessions.follow(leader)
         self._control.follow(leader)
+        await self._health.set(READY, serves=bool(leader))
         if self._metrics.enabled:
             self._metrics.publish((Gauge("utilctl_controller_leading_ratio", 0.0),))
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from utilctl_common.errors import UsageError
-from utilctl_common.quantities import NS_PER_MS, NS_PER_S
+from utilctl_common.quantities import NS_PER_MS, NS_PER_S, parse_address
 from utilctl_controller.allocation.model import AllocationMode
 
 MODES: Final = get_args(AllocationMode)
-
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +55,15 @@ class ControllerSettings:
     series_limit: int = 1000
 
     def __post_init__(self) -> None:
-        parse_listen(self.listen)
+        parse_address(self.listen)
         if self.advertise:
-            parse_listen(self.advertise)
+            parse_address(self.advertise)
         if self.mode not in MODES:
             raise UsageError(f"unknown mode {self.mode!r}", hint=f"use one of {', '.join(MODES)}")
         if not NS_PER_MS * 10 <= self.report_interval_ns <= 600 * NS_PER_S:
             raise UsageError("the report interval is out of range", hint="use 10ms to 10m, for example 1s")
         if self.lease_ns < 4 * self.report_interval_ns:
             raise UsageError("the lease is too short", hint="use at least four report intervals, for example 15s")
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """``HOST:PORT`` as (host, port). Raises UsageError."""
-    match = _ADDRESS.fullmatch(text)
-    if not match or int(match[2]) > 65_535:
-        raise UsageError(f"{text!r} is not an address", hint="write HOST:PORT, for example 127.0.0.1:7400")
-    return match[1], int(match[2])
 
 
 def parse_mode(text: str) -> AllocationMode:

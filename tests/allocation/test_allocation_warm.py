@@ -129,6 +129,7 @@ def test_other_services_or_hosts_begin_from_nothing(monkeypatch: pytest.MonkeyPa
 def test_what_does_not_pass_verification_is_found_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = fleet({"h": 1.0}, {"a": (1, {"h": 1.0}), "b": (1, {"h": 1.0})})
     found = solve(problem, warm_arcs=0)
+
     def unfair(*arguments: object) -> object:
         result = warm_grants(*arguments)  # type: ignore[arg-type]  # passed on as they come
         assert result is not None

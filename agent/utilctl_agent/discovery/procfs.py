@@ -10,9 +10,10 @@ import os
 import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from utilctl_agent.discovery.cgroupfs import parse_cgroups
+from utilctl_agent.discovery.cgroupfs import cgroup_mounts, host_cgroups
 from utilctl_agent.discovery.facts import CgroupPath, LabelSource, NoLabels, ProcessFacts
 from utilctl_common.errors import FailedError
 
@@ -115,6 +116,7 @@ class ProcReader:
         self.labels: LabelSource = labels or NoLabels()
         self._user_names: dict[int, str] = {}
         self._cgroups: dict[bytes, tuple[CgroupPath, ...]] = {}
+        self._mounts = cgroup_mounts(Path(proc_root))
 
     def pids(self) -> list[int]:
         """The pids of all processes that can be seen now. Raises FailedError if there is no /proc."""
@@ -285,7 +287,7 @@ class ProcReader:
         if known is None:
             if len(self._cgroups) >= _CACHED_CGROUP_TEXTS:
                 self._cgroups.clear()
-            known = self._cgroups[text] = parse_cgroups(os.fsdecode(text))
+            known = self._cgroups[text] = host_cgroups(os.fsdecode(text), self._mounts)
         return known
 
     def _user_name(self, uid: int) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, parse_cgroups, processes_below
+from utilctl_agent.discovery.cgroupfs import CgroupMount, cgroup_mounts, host_cgroups, processes_below
 from utilctl_agent.host.hierarchies import CPU_V1
 from utilctl_agent.host.weights import has_weight, weight_mount
 
@@ -53,7 +53,7 @@ def _belongs(pid: int, members: frozenset[int], group: frozenset[int]) -> bool:
 
 def _path_of(pid: int, mount: CgroupMount) -> str | None:
     with contextlib.suppress(OSError):
-        for path in parse_cgroups(Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape")):
+        for path in host_cgroups(Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape"), (mount,)):
             if mount.is_v2 and not path.hierarchy:
                 return path.path
             if not mount.is_v2 and CPU_V1 in path.hierarchy.split(","):

@@ -15,15 +15,19 @@ from typing import Any, Final
 from opentelemetry.trace import Span
 
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
+from utilctl_agent.discovery.facts import LabelSource, NoLabels
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.host.abilities import host_abilities
 from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.clock import boottime_ns
+from utilctl_agent.kubernetes.watch import PodWatch
 from utilctl_agent.link import codec
 from utilctl_agent.link.handover import succeed
+from utilctl_agent.link.health import HealthServer
 from utilctl_agent.link.hoststat import CpuTimes, busy_cores, read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
 from utilctl_agent.link.metrics import AgentMetrics
+from utilctl_agent.link.pods import follow_pods
 from utilctl_agent.link.quiet import INTERVALS, Quiet
 from utilctl_agent.link.report import Reporter
 from utilctl_agent.link.roster import make_orders
@@ -90,6 +94,11 @@ class LinkApp:
             settings.controllers, self._hello, self._on_targets, self._on_interval, self._on_renewal
         )
         self._instance_id = uuid.uuid4().hex
+        self._pods: PodWatch | None = None
+        self._labels: LabelSource = NoLabels()
+        if settings.kubernetes:
+            self._labels, self._pods = follow_pods(settings, self._rescan)
+        self._health = HealthServer(settings.health) if settings.health else None
 
     async def run(self) -> int:
         """Serve until the loop or the guard ends, or ``stop``; returns the exit status."""
@@ -122,7 +131,11 @@ class LinkApp:
                 raise TimeoutError(f"the loop did not get ready within {LOOP_TIMEOUT_S:.0f} s")
             own = frozenset({os.getpid(), os.getppid(), ready.result()})
             self._scanner = MembershipScanner(
-                self._settings.scope, own, self._settings.scan_ns, weigh=self._choice.mechanism == "weight"
+                self._settings.scope,
+                own,
+                self._settings.scan_ns,
+                weigh=self._choice.mechanism == "weight",
+                labels=self._labels,
             )
             self._watch = MembershipWatch(self._scanner, self._wanted_policies, self._instruct)
             tasks = [
@@ -131,6 +144,10 @@ class LinkApp:
                 asyncio.create_task(self._report_forever(), name="report"),
                 asyncio.create_task(self._watch_lease(), name="lease"),
             ]
+            if self._pods is not None:
+                tasks.append(asyncio.create_task(self._pods.run(), name="pods"))
+            if self._health is not None:
+                tasks.append(asyncio.create_task(self._health.run(lambda: self._session.connected), name="health"))
             await asyncio.wait([self._done, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():

@@ -10,6 +10,7 @@ from typing import Final
 from utilctl_agent.discovery.cadence import Cadence
 from utilctl_agent.discovery.cgroupfs import cgroup_mounts
 from utilctl_agent.discovery.events import listen
+from utilctl_agent.discovery.facts import LabelSource
 from utilctl_agent.discovery.procfs import ProcReader
 from utilctl_agent.discovery.scan import Discovery
 from utilctl_agent.discovery.scope import HostScope, Scope, parse_scope
@@ -29,15 +30,22 @@ class MembershipScanner:
     """
 
     def __init__(
-        self, scope: str | None, own_pids: frozenset[int], scan_ns: int, *, events: bool = True, weigh: bool = False
+        self,
+        scope: str | None,
+        own_pids: frozenset[int],
+        scan_ns: int,
+        *,
+        events: bool = True,
+        weigh: bool = False,
+        labels: LabelSource | None = None,
     ) -> None:
-        """events: listen to them where that is allowed. weigh: weights are preferred, see link.roster.
+        """events: listen to them where that is allowed. weigh: weights are preferred, see link.roster. labels: of pods.
 
         Raises UsageError for a scope that does not exist.
         """
         self._weigh = weigh
         self._weighed: frozenset[str] = frozenset()
-        reader = ProcReader()
+        reader = ProcReader(labels=labels)
         mounts = cgroup_mounts(Path("/proc"))
         chosen: Scope = HostScope() if scope is None else parse_scope(scope, reader, mounts)
         self._events = listen() if events else None

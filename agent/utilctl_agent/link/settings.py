@@ -29,6 +29,9 @@ class AgentSettings:
     - ``weight_period_ns``: how often weights are looked at.
     - ``scan_ns``: how often processes are looked for. ``max_pause_ns``: longest pause, whatever the shares say.
     - ``take_over``: stop the agent that manages this scope already, if there is one.
+    - ``kubernetes``: whether pods of node ``node`` give their labels to processes; ``label_map`` has pairs of a
+      service's label and the pods' label that stands for it.
+    - ``health``: HOST:PORT at which the gRPC health protocol is served; empty: nowhere.
     """
 
     host: str
@@ -42,6 +45,10 @@ class AgentSettings:
     weight_period_ns: int = 200 * NS_PER_MS
     max_pause_ns: int = NS_PER_S
     take_over: bool = False
+    kubernetes: bool = False
+    node: str = ""
+    label_map: tuple[tuple[str, str], ...] = ()
+    health: str = ""
 
     @property
     def journal_name(self) -> str:
@@ -62,4 +69,5 @@ class AgentSettings:
     def from_json(cls, text: str) -> AgentSettings:
         """Inverse of to_json."""
         data = json.loads(text)
-        return cls(**{**data, "controllers": tuple(data["controllers"]), "cpus": tuple(data["cpus"])})
+        columns = {"controllers": tuple(data["controllers"]), "cpus": tuple(data["cpus"])}
+        return cls(**{**data, **columns, "label_map": tuple(map(tuple, data["label_map"]))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -34,13 +34,14 @@ def capping_controller(store: Path) -> Iterator[RunningController]:
 
 @contextlib.contextmanager
 def agent(
-    controller: RunningController, scope: str, *options: str, run_dir: Path | None = None
+    controller: RunningController, scope: str, *options: str, run_dir: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Command]:  # fmt: skip
-    """An agent. run_dir: it runs as nobody and keeps its journal below that."""
+    """An agent. run_dir: it runs as nobody and keeps its journal below that. environment: added to its own."""
     argv = [PYTHON, "-m", "utilctl_agent.main", "--host", "host-a", "--controller", controller.address]
     argv += ["--scope", scope, "--cpus", "0", *options]
     if run_dir is None:
-        with Command(argv) as command:
+        with Command(argv, environment=environment) as command:
             yield command
     else:
         with Command(argv, prefix=as_nobody([]), environment={"XDG_RUNTIME_DIR": str(run_dir)}) as command:

@@ -5,6 +5,7 @@ Credentials are those of the pod's service account, read anew when they have bee
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,8 @@ WATCH_S: Final = 290
 SILENCE_S: Final = 310.0
 """A watch that has said nothing for longer than it was to last is dead."""
 GONE: Final = 410
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it says every request at the level of our own news
 
 _FORBIDDEN_HINT: Final = "let the agent's service account get, list and watch pods (the chart's role does)"
 _Pod: Final = create_namespaced_resource("", "v1", "Pod", "pods")

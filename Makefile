@@ -30,6 +30,8 @@ demo: $(VENV)/.installed
 test: lint
 	@tools/setup_etcd.sh $(VENV)/etcd
 	@tools/setup_helm.sh $(VENV)/helm $(BIN)/python
+	@tools/setup_podman.sh
+	@tools/setup_image_base.sh localhost/utilctl-base:test
 	$(BIN)/pytest -n 2 -q -m "not quiet"
 	$(BIN)/pytest -q -m quiet
 

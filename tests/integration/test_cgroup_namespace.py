@@ -1,4 +1,4 @@
-"""An agent in a container has a cgroup namespace of its own, as every container has where cgroup version 2 is in use."""
+"""An agent in a container has a cgroup namespace of its own, as all have where cgroup version 2 is in use."""
 
 from __future__ import annotations
 

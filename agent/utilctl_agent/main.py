@@ -62,10 +62,12 @@ Examples:
     help="With --kubernetes: a label of pods that stands for one of services; may be repeated.",
 )
 @click.option("--health", default="", metavar="HOST:PORT", help="Serve the gRPC health protocol here.")
+@click.option("--metrics", default="", metavar="HOST:PORT", help="Let Prometheus fetch metrics here.")
 @click.option("--take-over", is_flag=True, help="Stop the agent that manages this scope, once this one is ready.")
 def cli(
     *, host: str, controller: str, scope: str | None, cpus: str | None, mode: str, quantum: str, cycle: str,
-    kubernetes: bool, node_name: str | None, label_map: tuple[str, ...], health: str, take_over: bool,
+    kubernetes: bool, node_name: str | None, label_map: tuple[str, ...], health: str, metrics: str,
+    take_over: bool,
 ) -> AgentSettings:  # fmt: skip
     """Enforce this host's targets: pause services that are over theirs, resume those that are under.
 
@@ -90,11 +92,13 @@ def cli(
         node=node_name or host,
         label_map=tuple(map(_label_pair, label_map)),
         health=health,
+        metrics=metrics,
     )
     if label_map and not kubernetes:
         raise UsageError("--label-map needs --kubernetes", hint="add it, or leave the map out")
-    if health:
-        parse_address(health)
+    for address in (health, metrics):
+        if address:
+            parse_address(address)
     if not settings.controllers:
         raise UsageError("no controller is named", hint="use --controller HOST:PORT")
     CoreSettings(quantum_ns=settings.quantum_ns, cycle_ns=settings.cycle_ns)

@@ -75,6 +75,7 @@ def setup(
     span_exporters: Sequence[SpanExporter] = (),
     metric_readers: Sequence[MetricReader] = (),
     environ: Mapping[str, str] = os.environ,
+    scraped_at: str = "",
 ) -> Telemetry:
     """The telemetry of the program ``service_name`` (``OTEL_SERVICE_NAME`` overrides it).
 
@@ -82,7 +83,8 @@ def setup(
     ``_TRACES_`` and ``_METRICS_`` forms name; without one nothing is exported. ``always_sdk`` makes real
     trace ids even then. ``span_exporters`` and ``metric_readers`` get everything besides, at once.
     ``environ`` only decides what is switched on; the exporters read their options from the process
-    environment. Raises nothing.
+    environment. ``scraped_at``, HOST:PORT, is where Prometheus may fetch the metrics, too; empty: nowhere.
+    Raises FailedError if that address is taken, and nothing else.
     """
     wants_spans = _exports("TRACES", environ)
     wants_metrics = _exports("METRICS", environ)
@@ -103,11 +105,15 @@ def setup(
             tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         tracer = tracer_provider.get_tracer(service_name)
         providers.append(tracer_provider)
-    if wants_metrics or metric_readers:
+    if wants_metrics or metric_readers or scraped_at:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
         readers = list(metric_readers)
+        if scraped_at:
+            from utilctl_common.scraping import served_reader
+
+            readers.append(served_reader(scraped_at))
         if wants_metrics:
             from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
@@ -117,7 +123,7 @@ def setup(
         )
         meter = meter_provider.get_meter(service_name)
         providers.append(meter_provider)
-    return Telemetry(tracer, meter, wants_metrics or bool(metric_readers), tuple(providers))
+    return Telemetry(tracer, meter, wants_metrics or bool(metric_readers or scraped_at), tuple(providers))
 
 
 def _exports(signal: str, environ: Mapping[str, str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 import click
 
 from utilctl_common.errors import UsageError, UtilctlError
-from utilctl_common.quantities import parse_duration_ns
+from utilctl_common.quantities import parse_address, parse_duration_ns
 from utilctl_controller.settings import MODES, ControllerSettings, parse_mode
 from utilctl_controller.store.open import open_store
 
@@ -39,9 +39,17 @@ from utilctl_controller.store.open import open_store
 @click.option(
     "--mode", type=click.Choice(MODES), default="fleet", show_default=True, help="How the fleet is allocated."
 )
+@click.option("--metrics", default="", metavar="HOST:PORT", help="Let Prometheus fetch metrics here.")
 @click.option("--verbose", "-v", is_flag=True, help="Log agents coming and going.")
 def cli(
-    listen: str, advertise: str, store_spec: str, report_interval: str, lease: str, mode: str, verbose: bool
+    listen: str,
+    advertise: str,
+    store_spec: str,
+    report_interval: str,
+    lease: str,
+    mode: str,
+    metrics: str,
+    verbose: bool,
 ) -> None:
     """Serve one controller until SIGTERM or SIGINT.
 
@@ -65,7 +73,9 @@ def cli(
         lease_ns=parse_duration_ns(lease),
         mode=parse_mode(mode),
     )
-    asyncio.run(_serve(settings, store_spec))
+    if metrics:
+        parse_address(metrics)
+    asyncio.run(_serve(settings, store_spec, metrics))
 
 
 GC_THRESHOLDS: Final = (20_000, 20, 200)
@@ -78,7 +88,7 @@ SWITCH_S: Final = 0.0005
 brings what agents say. Arbitrary; the default of 5 ms adds up to seconds when there are thousands of them."""
 
 
-async def _serve(settings: ControllerSettings, store_spec: str) -> None:
+async def _serve(settings: ControllerSettings, store_spec: str, metrics: str) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_S)
     # What goes wrong in grpc's core reaches us as an error; its own log lines would stand beside our one.
@@ -99,7 +109,7 @@ async def _serve(settings: ControllerSettings, store_spec: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     store = open_store(store_spec)
-    telemetry = setup(SERVICE_NAME, always_sdk=True)
+    telemetry = setup(SERVICE_NAME, always_sdk=True, scraped_at=metrics)
     try:
         async with serving(settings, store, telemetry) as address:
             started.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
@@ -33,9 +34,15 @@ GAUGES = {
     "utilctl_controller_leading_ratio": "1 while this controller leads, 0 while it follows another one",
     "utilctl_controller_store_available_ratio": "1 while the policy store answers, otherwise 0",
     "utilctl_controller_enabled_ratio": "1 while shares hold, 0 while an operator has disabled them on the fleet",
+    "utilctl_service_share": "Configured share of a service",
+    "utilctl_controller_hosts_behind": "Connected hosts that do not enforce yet what was sent to them last",
     "utilctl_controller_held_services": "Services whose targets are held",
 }
 """Every gauge, and what it is."""
+
+
+BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Bounds of what histograms tell apart; the library's own are meant for milliseconds."""
 
 
 class ControllerMetrics:
@@ -63,13 +70,19 @@ class ControllerMetrics:
             "utilctl_controller_redirected_total", description="Calls sent to the leader, or to nobody, by a follower"
         )
         self._store_seconds = meter.create_histogram(
-            "utilctl_controller_store_seconds", unit="s", description="Time that a call of the policy store took"
+            "utilctl_controller_store_seconds",
+            unit="s",
+            description="Time that a call of the policy store took",
+            explicit_bucket_boundaries_advisory=BUCKETS_S,
         )
         self._failures = meter.create_counter(
             "utilctl_controller_decision_failures_total", description="Decisions that failed"
         )
         self._seconds = meter.create_histogram(
-            "utilctl_controller_decision_seconds", unit="s", description="Time that a decision took"
+            "utilctl_controller_decision_seconds",
+            unit="s",
+            description="Time that a decision took",
+            explicit_bucket_boundaries_advisory=BUCKETS_S,
         )
         if self.enabled:
             for name, description in GAUGES.items():

@@ -325,10 +325,16 @@ class Controller:
                 sum(policy.hold is not None for policy in self._rebalancer.policies.values()),
             ),
         ]
+        behind = sum(
+            host.connected and host.pushed is not None and host.applied_generation < host.pushed.generation
+            for host in self._rebalancer.hosts.values()
+        )
+        gauges.append(Gauge("utilctl_controller_hosts_behind", behind))
         views = service_views(self._rebalancer, self._keeper.records, now_ns)
         for name, view in list(views.items())[:limit]:
             of = (("service", name),)
             gauges += [
+                Gauge("utilctl_service_share", view.record.policy.share, of),
                 Gauge("utilctl_service_entitlement_cores", view.entitlement_cores, of),
                 Gauge("utilctl_service_demand_cores", view.demand_cores, of),
                 Gauge("utilctl_service_consumption_cores", view.consumption_cores, of),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from utilctl_agent.link.codec import HostReport, SeeStatus
-from utilctl_agent.link.metrics import AgentMetrics
+from utilctl_agent.link.metrics import OF_STANDING, AgentMetrics, Standing
 from utilctl_agent.orders import LoopReport
 from utilctl_common.telemetry import setup
 
@@ -41,6 +41,12 @@ REPORT = HostReport(
 )
 
 
+STANDING = Standing(
+    connected=True, leased=False, disabled=False, stale_targets=4, connects=2,
+    entitlements={"svc=web": 0.75, "svc=elsewhere": 1.0}, pods=3, pod_watch_restarts=1,
+)  # fmt: skip
+
+
 def collected(reader: InMemoryMetricReader) -> dict[str, tuple[float, dict[str, object]]]:
     data = reader.get_metrics_data()
     points: dict[str, tuple[float, dict[str, object]]] = {}
@@ -55,9 +61,8 @@ def collected(reader: InMemoryMetricReader) -> dict[str, tuple[float, dict[str, 
 def test_figures_carry_the_prefix_base_units_and_their_host_and_service() -> None:
     reader = InMemoryMetricReader()
     telemetry = setup("utilctl-agent", metric_readers=[reader], environ={})
-    metrics = AgentMetrics(telemetry, "host-a")
+    metrics = AgentMetrics(telemetry, "host-a", lambda: STANDING)
     metrics.update(LOOP, REPORT)
-    metrics.stale_targets = 4
     points = collected(reader)
     of_web = {"host": "host-a", "service": "svc=web"}
     assert points["utilctl_cpu_seconds_total"] == (1.5, of_web)
@@ -73,6 +78,9 @@ def test_figures_carry_the_prefix_base_units_and_their_host_and_service() -> Non
     assert points["utilctl_wakeups_total"] == (50.0, {"host": "host-a"})
     assert points["utilctl_late_seconds_total"] == (0.002, {"host": "host-a"})
     assert points["utilctl_stale_targets_total"] == (4.0, {"host": "host-a"})
+    assert points["utilctl_entitlement_cores"] == (0.75, of_web)
+    assert points["utilctl_connected_ratio"] == (1.0, of_host)
+    assert points["utilctl_leased_ratio"] == (0.0, of_host)
     assert all(name.startswith("utilctl_") for name in points)
     telemetry.shutdown()
 
@@ -80,13 +88,13 @@ def test_figures_carry_the_prefix_base_units_and_their_host_and_service() -> Non
 def test_before_the_first_report_only_counters_of_the_link_itself_are_there() -> None:
     reader = InMemoryMetricReader()
     telemetry = setup("utilctl-agent", metric_readers=[reader], environ={})
-    AgentMetrics(telemetry, "host-a")
-    assert set(collected(reader)) == {"utilctl_stale_targets_total", "utilctl_controller_connects_total"}
+    AgentMetrics(telemetry, "host-a", lambda: STANDING)
+    assert set(collected(reader)) == {instrument.name for instrument in OF_STANDING}
     telemetry.shutdown()
 
 
 def test_without_an_endpoint_nothing_is_registered() -> None:
     telemetry = setup("utilctl-agent", environ={})
     assert not telemetry.metrics_on
-    AgentMetrics(telemetry, "host-a").update(LOOP, REPORT)
+    AgentMetrics(telemetry, "host-a", lambda: STANDING).update(LOOP, REPORT)
     telemetry.shutdown()

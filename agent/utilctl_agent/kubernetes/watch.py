@@ -65,7 +65,7 @@ class PodWatch:
 
     def __init__(self, api: PodApi, labels: PodLabels, cache: Path, on_change: Callable[[], None]) -> None:
         self._api = api
-        self._labels = labels
+        self.labels = self._labels = labels
         self._cache = cache
         self._on_change = on_change
         self._saving: asyncio.TimerHandle | None = None

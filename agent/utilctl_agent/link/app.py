@@ -26,7 +26,7 @@ from utilctl_agent.link.handover import succeed
 from utilctl_agent.link.health import HealthServer
 from utilctl_agent.link.hoststat import CpuTimes, busy_cores, read_cpu_times
 from utilctl_agent.link.membership import MembershipScanner
-from utilctl_agent.link.metrics import AgentMetrics
+from utilctl_agent.link.metrics import AgentMetrics, Standing
 from utilctl_agent.link.pods import follow_pods
 from utilctl_agent.link.quiet import INTERVALS, Quiet
 from utilctl_agent.link.report import Reporter
@@ -71,8 +71,8 @@ class LinkApp:
         self._alarm_fd = alarm_fd
         self._journal = journal
         self._deputy: Deputy | None = None
-        self._telemetry = setup("utilctl-agent")
-        self._metrics = AgentMetrics(self._telemetry, settings.host)
+        self._telemetry = setup("utilctl-agent", scraped_at=settings.metrics)
+        self._metrics = AgentMetrics(self._telemetry, settings.host, self._standing)
         abilities = host_abilities()
         self._choice = choose(settings.mode, abilities)
         self._freezer = settings.mode != "signal" and abilities.freezer is None
@@ -170,6 +170,20 @@ class LinkApp:
         """Let ``run`` return."""
         if not self._done.done():
             self._done.set_result(None)
+
+    def _standing(self) -> Standing:
+        """Asked from a thread of the telemetry: reads only."""
+        current = self._keeper.current
+        return Standing(
+            connected=self._session.connected,
+            leased=self._keeper.lease_left_ns(boottime_ns()) is not None,
+            disabled=self._keeper.disabled,
+            stale_targets=self._keeper.stale,
+            connects=self._session.connects,
+            entitlements={one.policy.name: one.entitlement_cores for one in current.targets} if current else {},
+            pods=len(self._pods.labels.pods()) if self._pods else 0,
+            pod_watch_restarts=self._pods.restarts if self._pods else 0,
+        )
 
     def _finish(self) -> None:
         asyncio.get_running_loop().remove_reader(self._guard_fd)  # at its end it would be readable for ever
@@ -275,7 +289,6 @@ class LinkApp:
 
     def _on_interval(self, interval_ns: int) -> None:
         self._quiet.disturb()  # a controller that has just been connected to knows nothing yet
-        self._metrics.controller_connects = self._session.connects
         if interval_ns > 0:
             self._report_interval_ns = interval_ns
 
@@ -285,7 +298,6 @@ class LinkApp:
     def _on_targets(self, offered: TargetSet) -> None:
         policies_before, disabled_before = self._keeper.policies(), self._keeper.disabled
         changed = self._keeper.offer(offered, boottime_ns())
-        self._metrics.stale_targets = self._keeper.stale
         if not changed:
             return
         if disabled_before != self._keeper.disabled:

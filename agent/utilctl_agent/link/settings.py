@@ -31,7 +31,8 @@ class AgentSettings:
     - ``take_over``: stop the agent that manages this scope already, if there is one.
     - ``kubernetes``: whether pods of node ``node`` give their labels to processes; ``label_map`` has pairs of a
       service's label and the pods' label that stands for it.
-    - ``health``: HOST:PORT at which the gRPC health protocol is served; empty: nowhere.
+    - ``health``: HOST:PORT at which the gRPC health protocol is served; empty: nowhere. ``metrics``: the same for
+      Prometheus.
     """
 
     host: str
@@ -49,6 +50,7 @@ class AgentSettings:
     node: str = ""
     label_map: tuple[tuple[str, str], ...] = ()
     health: str = ""
+    metrics: str = ""
 
     @property
     def journal_name(self) -> str:

@@ -1,7 +1,7 @@
 # Every target sets up what it needs: a virtual environment in .venv, and for `test` Debian's etcd-server.
 VENV := .venv
 BIN := $(VENV)/bin
-export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(CURDIR)/$(VENV)/cpulimit/usr/bin:$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/etcd/usr/bin:$(CURDIR)/$(VENV)/cpulimit/usr/bin:$(CURDIR)/$(VENV)/prometheus/usr/bin:$(PATH)
 # The helpers of the tests are modules too.
 export MYPYPATH := tests
 
@@ -30,6 +30,7 @@ demo: $(VENV)/.installed
 test: lint
 	@tools/setup_etcd.sh $(VENV)/etcd
 	@tools/setup_helm.sh $(VENV)/helm $(BIN)/python
+	@tools/setup_prometheus.sh $(VENV)/prometheus
 	@tools/setup_podman.sh
 	@tools/setup_image_base.sh localhost/utilctl-base:test
 	$(BIN)/pytest -n 2 -q -m "not quiet"

@@ -55,11 +55,13 @@ class FleetMachine:
         report_interval: str = "200ms",
         lease: str = "15s",
         mode: str = "fleet",
+        metrics: bool = False,
         **environment: str,
     ) -> None:
         """``store`` and ``mode`` as the controller's options; ``placement``: hosts by SEE; ``environment`` is added to
-        that of every program.
+        that of every program; with ``metrics``, Prometheus may fetch those of every program at ``scraped``.
         """
+        self.scraped = [f"127.0.0.1:{free_port()}" for _ in range(controllers + len(HOSTS))] if metrics else []
         self._store = store
         self._placement = placement
         self._timing = ["--report-interval", report_interval, "--lease", lease, "--mode", mode]
@@ -118,6 +120,7 @@ class FleetMachine:
     def start_controller(self, number: int = 0) -> None:
         """Start a controller, on the address and the store that it had before; waits until it serves."""
         argv = [PYTHON, "-m", "utilctl_controller.main", "--listen", self._addresses[number], "--store", self._store]
+        argv += ["--metrics", self.scraped[number]] if self.scraped else []
         controller = Command([*argv, *self._timing], environment=self._environment)
         self._controllers[number] = controller
         wait_until(lambda: self._serves(number, controller), "the controller serves")
@@ -142,6 +145,7 @@ class FleetMachine:
         for host in HOSTS:
             argv = [PYTHON, "-m", "utilctl_agent.main", "--host", host, "--controller", self.address]
             argv += ["--scope", self._scopes[host], "--cpus", str(self.cpus[host])]
+            argv += ["--metrics", self.scraped[HOSTS.index(host) - len(HOSTS)]] if self.scraped else []
             self.agents[host] = Command(argv, environment=self._environment)
 
     def stop_agents(self) -> None:

@@ -32,7 +32,7 @@ def measure(changes: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="utilctl-bench-") as folder,
         OtlpCollector() as collector,
-        FleetMachine(f"sqlite:{folder}/policy.db", report_interval="1s", **collector.environment) as fleet,
+        FleetMachine(f"sqlite:{folder}/policy.db", report_interval="1s", environment=collector.environment) as fleet,
     ):
         fleet.start_agents()
         for see, share in SHARES.items():

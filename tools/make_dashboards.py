@@ -42,6 +42,9 @@ class Dashboard:
 
 
 CORES: Final = "none"
+CORES_PER_SHARE: Final = (
+    "service:utilctl_consumption_cores:rate5m / on (service) max by (service) (utilctl_service_share)"
+)
 STORE_P95: Final = "histogram_quantile(0.95, sum by (le, call) (rate(utilctl_controller_store_seconds_bucket[5m])))"
 USED_AGAINST_GRANTED: Final = (
     'rate(utilctl_cpu_seconds_total{service="$service"}[5m])'
@@ -89,7 +92,7 @@ DASHBOARDS: Final = (
                 "Cores per share",
                 [
                     (
-                        "service:utilctl_consumption_cores:rate5m / on (service) max by (service) (utilctl_service_share)",
+                        CORES_PER_SHARE,
                         "{{service}}",
                     )
                 ],

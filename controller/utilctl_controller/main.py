@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Final, NoReturn
 
 import click
@@ -33,6 +34,10 @@ from utilctl_controller.store.open import open_store
     help="Where policies are kept: sqlite:PATH or etcd:HOST:PORT[,HOST:PORT...].",
 )  # fmt: skip
 @click.option(
+    "--etcd-tls", type=click.Path(path_type=Path, file_okay=False), envvar="UTILCTL_ETCD_TLS", metavar="FOLDER",
+    help="Speak TLS to etcd: ca.crt, and tls.crt with tls.key if it asks for one.",
+)  # fmt: skip
+@click.option(
     "--report-interval", default="1s", show_default=True, help="How often agents report and shares are moved."
 )
 @click.option("--lease", default="15s", show_default=True, help="How long an agent holds its targets when cut off.")
@@ -45,6 +50,7 @@ def cli(
     listen: str,
     advertise: str,
     store_spec: str,
+    etcd_tls: Path | None,
     report_interval: str,
     lease: str,
     mode: str,
@@ -75,7 +81,7 @@ def cli(
     )
     if metrics:
         parse_address(metrics)
-    asyncio.run(_serve(settings, store_spec, metrics))
+    asyncio.run(_serve(settings, store_spec, etcd_tls, metrics))
 
 
 GC_THRESHOLDS: Final = (20_000, 20, 200)
@@ -88,7 +94,7 @@ SWITCH_S: Final = 0.0005
 brings what agents say. Arbitrary; the default of 5 ms adds up to seconds when there are thousands of them."""
 
 
-async def _serve(settings: ControllerSettings, store_spec: str, metrics: str) -> None:
+async def _serve(settings: ControllerSettings, store_spec: str, etcd_tls: Path | None, metrics: str) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_S)
     # What goes wrong in grpc's core reaches us as an error; its own log lines would stand beside our one.
@@ -108,7 +114,7 @@ async def _serve(settings: ControllerSettings, store_spec: str, metrics: str) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    store = open_store(store_spec)
+    store = open_store(store_spec, etcd_tls)
     telemetry = setup(SERVICE_NAME, always_sdk=True, scraped_at=metrics)
     try:
         async with serving(settings, store, telemetry) as address:

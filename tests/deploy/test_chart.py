@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.helm, pytest.mark.skipif(helm() is None, reason=NO_HEL
 
 GOLDEN = Path(__file__).parent / "golden"
 KUBERNETES = ("1.29", "1.33", "1.37")
-ETCD = ("store.kind=etcd", "store.etcd.endpoints={etcd-0.etcd:2379,etcd-1.etcd:2379}")
+ETCD = ("store.kind=etcd", "store.etcd.endpoints={etcd.etcd.svc:2379}")
 MATRIX: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "own-etcd-with-tls": (*ETCD, "store.etcd.tls.secretName=etcd-client", "controller.replicas=3"),
@@ -92,6 +92,7 @@ def test_lint_has_nothing_to_say(name: str) -> None:
         ("networkPolicy.nodeBlocks={nodes}", "nodeBlocks"),
         ("store.kind=etcd", "list its members in store.etcd.endpoints"),
         ("store.kind=sqlite", "set controller.replicas=1"),
+        ("store.kind=etcd,store.etcd.endpoints={a.etcd:2379,b.etcd:2379}", "one name that resolves to all"),
     ],
 )
 def test_wrong_values_are_refused_and_named(setting: str, named: str) -> None:

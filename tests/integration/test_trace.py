@@ -30,7 +30,7 @@ def test_one_trace_leads_from_set_share_to_its_first_enforced_cycle_on_both_host
     with (
         OtlpCollector() as collector,
         # Decisions far apart, so that the next one does not overtake the one that is followed.
-        FleetMachine(f"sqlite:{tmp_path}/policy.db", report_interval="1s", **collector.environment) as fleet,
+        FleetMachine(f"sqlite:{tmp_path}/policy.db", report_interval="1s", environment=collector.environment) as fleet,
     ):
         fleet.start_agents()
         for see, share in SHARES.items():

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 import pytest
@@ -56,7 +56,7 @@ class FleetMachine:
         lease: str = "15s",
         mode: str = "fleet",
         metrics: bool = False,
-        **environment: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """``store`` and ``mode`` as the controller's options; ``placement``: hosts by SEE; ``environment`` is added to
         that of every program; with ``metrics``, Prometheus may fetch those of every program at ``scraped``.

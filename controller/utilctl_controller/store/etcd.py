@@ -42,6 +42,7 @@ from utilctl_controller.store.etcd_client import (
 from utilctl_controller.store.etcd_endpoints import Endpoint
 from utilctl_controller.store.etcd_read import Current, EtcdReader
 from utilctl_controller.store.etcd_seat import Epochs, EtcdSeat
+from utilctl_controller.store.etcd_tls import EtcdTls
 from utilctl_controller.store.etcd_watch import watch_policies
 from utilctl_controller.store.port import (
     Change,
@@ -95,8 +96,10 @@ class EtcdStore(KeyedWrites):
         prefix: str = DEFAULT_PREFIX,
         *,
         deadline_ns: int = DEFAULT_DEADLINE_NS,
+        tls: EtcdTls | None = None,
     ) -> None:
-        """``endpoints``: client ports of the members. ``prefix``: ASCII, begins and ends with a slash.
+        """``endpoints``: client ports of the members. ``prefix``: ASCII, begins and ends with a slash. ``tls`` None:
+        in plain text.
 
         Raises UsageError for a prefix or endpoints that cannot be used, FailedError without the etcd3
         package.
@@ -107,7 +110,7 @@ class EtcdStore(KeyedWrites):
         self._deadline_ns = deadline_ns
         self._attempt_ns = deadline_ns // _ATTEMPTS_PER_DEADLINE
         self._keys = etcd_values.Keys(prefix)
-        self._client = EtcdClient(endpoints)
+        self._client = EtcdClient(endpoints, tls)
         self._reader = EtcdReader(self._client, self._keys, self._attempt_ns)
         self._epochs = Epochs(self._client, self._keys, self._where, self._attempt_ns)
         self._seat = EtcdSeat(self._client, self._keys, self._epochs, self._attempt_ns)

@@ -27,9 +27,10 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.internal import builder
 
-from utilctl_common.errors import FailedError
+from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_S
 from utilctl_controller.store.etcd_endpoints import Endpoint, grpc_target
+from utilctl_controller.store.etcd_tls import EtcdTls
 
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 """gRPC's own limit of 4 MiB is below one page of large policies. Arbitrary: above any sane database page."""
@@ -173,15 +174,24 @@ def prefix_end(prefix: str) -> bytes:
 class EtcdClient:
     """Ranges, transactions and watches on one etcd cluster. Connects when first used; thread-safe."""
 
-    def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
+    def __init__(self, endpoints: tuple[Endpoint, ...], tls: EtcdTls | None = None) -> None:
         """Raises FailedError without a usable etcd3 package, UsageError for endpoints that gRPC cannot
         combine.
         """
         target = grpc_target(endpoints)
+        if tls is not None and len(endpoints) > 1:
+            raise UsageError(
+                "certificates are checked against one name, and several etcd endpoints are listed",
+                hint="name one that resolves to all members and stands in their certificates",
+            )
         etcd3 = _load_etcd3()
         self._rpc = etcd3.etcdrpc
         host, _, port = target.rpartition(":")  # it only joins them again
-        self._etcd = etcd3.Etcd3Client(host=host, port=port, grpc_options=_CHANNEL_OPTIONS)
+        files: dict[str, str] = {}
+        if tls is not None:
+            paths = {"ca_cert": tls.ca, "cert_cert": tls.certificate, "cert_key": tls.key}
+            files = {name: str(path) for name, path in paths.items() if path is not None}
+        self._etcd = etcd3.Etcd3Client(host=host, port=port, grpc_options=_CHANNEL_OPTIONS, **files)
         self._watch_stub = self._rpc.WatchStub(self._etcd.channel)
         self.closed = threading.Event()
         """Set by ``close``."""

@@ -12,8 +12,10 @@ STORE_HINT: Final = "write --store sqlite:PATH or --store etcd:HOST:PORT[,HOST:P
 """The forms of ``--store``, as told to users."""
 
 
-def open_store(spec: str) -> PolicyStore:
+def open_store(spec: str, etcd_tls: Path | None = None) -> PolicyStore:
     """Open the store that ``spec`` names: ``sqlite:PATH`` or ``etcd:HOST:PORT[,HOST:PORT...]``.
+
+    ``etcd_tls``: folder with the certificates for an etcd that speaks TLS.
 
     An etcd that is away is not an error here: the store connects when first used. Raises UsageError for any
     other text and for a path that cannot hold a file, FailedError for a file of a newer or another program or
@@ -31,6 +33,7 @@ def open_store(spec: str) -> PolicyStore:
     if kind == "etcd":
         from utilctl_controller.store.etcd import EtcdStore
         from utilctl_controller.store.etcd_endpoints import parse_endpoints
+        from utilctl_controller.store.etcd_tls import tls_from
 
-        return EtcdStore(parse_endpoints(rest))
+        return EtcdStore(parse_endpoints(rest), tls=tls_from(etcd_tls) if etcd_tls is not None else None)
     raise UsageError(f"store {spec!r} is unknown", hint=STORE_HINT)

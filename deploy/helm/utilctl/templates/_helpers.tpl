@@ -79,6 +79,16 @@ events NET_ADMIN; signals KILL. */}}
 {{- if and (eq .Values.store.kind "etcd") (not .Values.store.etcd.endpoints) -}}
 {{- fail "store.kind is etcd: list its members in store.etcd.endpoints, for example {etcd-0.etcd:2379}" -}}
 {{- end -}}
+{{- if and (eq .Values.store.kind "etcd") (gt (len .Values.store.etcd.endpoints) 1) -}}
+{{- range .Values.store.etcd.endpoints -}}
+{{- if not (regexMatch "^[0-9.]+:[0-9]+$" .) -}}
+{{- fail (printf "store.etcd.endpoints has %s in a list of several: list addresses, or one name that resolves to all members" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.store.etcd.tls.secretName -}}
+{{- fail "store.etcd.tls: certificates are checked against one name; put one that resolves to all members in store.etcd.endpoints" -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .Values.store.kind "sqlite") (gt (int .Values.controller.replicas) 1) -}}
 {{- fail "store.kind is sqlite, which is for one controller: set controller.replicas=1, or use etcd" -}}
 {{- end -}}

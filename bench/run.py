@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "fairness": "F1",
     "fleet": "agents on one controller",
     "response_times": "response-time model",
+    "agent_memory": "memory of an agent",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

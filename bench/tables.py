@@ -366,6 +366,16 @@ def fleet(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def agent_memory(results: dict[str, Any]) -> str:
+    """What an agent takes."""
+    rows = [
+        [name, number(row["total_mb"], 1), number(row["total_mb"] * 1e6 / 2**20, 1), number(row["goal_mb"], 0)]
+        + [number(row["parts_mb"].get(part), 1) for part in ("guard", "loop", "link")]
+        for name, row in results.items()
+    ]
+    return table(["", "in all, MB", "MiB", "goal, MB", "guard", "loop", "link"], rows)
+
+
 def response_times(results: dict[str, Any]) -> str:
     """The response-time model: speed, then what its assumptions cost."""
     speed = [
@@ -411,4 +421,5 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "fairness": fairness,
     "fleet": fleet,
     "response_times": response_times,
+    "agent_memory": agent_memory,
 }

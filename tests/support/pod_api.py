@@ -61,7 +61,8 @@ class PodServer:
         if self._state.token:
             self.token_file.write_text(self._state.token)
             user = {"tokenFile": str(self.token_file)}
-        cluster: dict[str, Any] = {"server": f"http://127.0.0.1:{self._port}"}
+        # In plain text nothing is verified; left out, clients would load all the authorities that there are.
+        cluster: dict[str, Any] = {"server": f"http://127.0.0.1:{self._port}", "insecure-skip-tls-verify": True}
         if self._tls is not None:
             cluster = {"server": f"https://127.0.0.1:{self._port}", "certificate-authority": str(self._tls[0])}
         config = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Final
@@ -37,7 +36,7 @@ def freezer_refusal() -> str | None:
     mount = cgroup2_mount()
     if mount is None:
         return "no cgroup v2 hierarchy is mounted"
-    probe = mount / f"utilctl-probe-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = mount / f"utilctl-probe-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         probe.mkdir()
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +37,7 @@ def _innermost(path: Path, mounts: tuple[CgroupMount, ...]) -> CgroupMount | Non
 
 def probe(mount: Path, knob: str, value: str) -> str | None:
     """Why a cgroup below ``mount`` cannot be made and its ``knob`` written, in a few words; None if it can."""
-    folder = mount / f"utilctl-probe-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = mount / f"utilctl-probe-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         folder.mkdir()
     except OSError as error:

@@ -366,6 +366,32 @@ def fleet(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def sandbox(results: dict[str, Any]) -> str:
+    """S1 and S2."""
+    computing = []
+    for name, row in results.items():
+        if row["kind"] != "S1":
+            continue
+        ours, peer = row["utilctl"], row["cpulimit"] or {}
+        computing.append(
+            [name]
+            + [number(who.get(what), digits) for what, digits in (("got_pct", 2), ("own_pct", 3),
+                                                                  ("longest_stretch_ms", 0)) for who in (ours, peer)]
+        )  # fmt: skip
+    head = ["", "got, %", "cpulimit", "own CPU, %", "cpulimit", "longest stretch, ms", "cpulimit"]
+    parts = [table(head, computing)]
+    waiting = [
+        [f"{name}: {who}", number(row[who]["burst_stretch"], 2), number(row[who]["wait_stretch"], 2)]
+        for name, row in results.items()
+        if row["kind"] == "S2"
+        for who in ("uncapped", "utilctl", "utilctl_by_state", "cpulimit")
+        if who in row
+    ]
+    if waiting:
+        parts.append(table(["", "bursts take so many times longer", "waits"], waiting))
+    return "\n\n".join(parts)
+
+
 def agent_memory(results: dict[str, Any]) -> str:
     """What an agent takes."""
     rows = [
@@ -422,4 +448,5 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "fleet": fleet,
     "response_times": response_times,
     "agent_memory": agent_memory,
+    "sandbox": sandbox,
 }

@@ -17,6 +17,7 @@ from utilctl_agent.alps.model import CoreSettings, CycleRecord, PrincipalSpec, S
 from utilctl_agent.alps.observe import ObservingScheduler
 from utilctl_agent.alps.paper import PaperScheduler
 from utilctl_agent.alps.pauses import PauseSettings
+from utilctl_agent.alps.progress import ProgressScheduler
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.alps.weights import WeightScheduler, WeightSettings
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
@@ -67,6 +68,8 @@ def make_scheduler(settings: LoopSettings) -> Scheduler:
         return TurnScheduler(core)
     if settings.algorithm == "none":
         return ObservingScheduler(core)
+    if settings.algorithm in ("progress", "progress-by-state"):
+        return ProgressScheduler(core, use_wait=settings.algorithm == "progress")
     return PaperScheduler(core, lazy=settings.algorithm == "paper")
 
 
@@ -245,7 +248,9 @@ class Loop:
                     parts.append(open_cgroup(Path(path), self._journal, weight=order.weight))
             if order.processes:
                 with contextlib.suppress(GroupGoneError):
-                    parts.append(ProcessGroup(map(_process_id, order.processes), self._journal))
+                    loose = ProcessGroup(map(_process_id, order.processes), self._journal)
+                    loose.tells_state = self._settings.algorithm == "progress"
+                    parts.append(loose)
         except BaseException:
             for part in parts:
                 part.close()

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,18 +23,16 @@ from utilctl_agent.alps.model import CoreSettings, PrincipalSpec
 from utilctl_agent.channel import Channel, ChannelClosedError, Message
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
+from utilctl_agent.guarded_loop import START_TIMEOUT_S, GuardedLoop, cpu_ns, messages
 from utilctl_agent.host.abilities import host_abilities
-from utilctl_agent.host.alarm import Alarm
 from utilctl_agent.host.members import threads_below
-from utilctl_agent.host.procstat import ProcessId, identify
+from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.spawning import uninterrupted
 from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
 from utilctl_agent.mechanism import Wanted, choose
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
-from utilctl_agent.safety.deputy import Deputy
-from utilctl_agent.safety.journal import Journal, JournalError, journal_path
-from utilctl_agent.safety.thaw import STOP_GRACE_NS, default_run_dir, ensure_run_dir, open_process
+from utilctl_agent.safety.thaw import STOP_GRACE_NS
 from utilctl_agent.workloads import CycleRow, LocalResult, LocalSettings, PrincipalResult, Workload, check_command
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
@@ -47,7 +43,6 @@ or glances (see discovery.cadence).
 """
 RESEND_NS: Final = 20 * NS_PER_MS
 """How soon the loop is told everything once it misses something."""
-START_TIMEOUT_S: Final = 20.0
 JOURNAL_NAME: Final = "alps"
 
 
@@ -116,64 +111,27 @@ class _Runner:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._dispatcher = Dispatcher()
         self._watch: TreeWatch | None = None
-        self._run_dir = default_run_dir()
-        self._alarm: Alarm
         self._deputy = stack.enter_context(contextlib.ExitStack())  # outlives the guard
 
     def run(self) -> LocalResult:
-        guard, channel = self._start_guard()
+        guarded = GuardedLoop(JOURNAL_NAME, self._settings.max_pause_ns, self._stack, self._deputy)
+        guard, channel = guarded.guard, guarded.channel
         self._start_workloads()
         self._follow_trees()
         names = [started.name for started in self._started]
-        loop = self._configure(channel)
-        self._appoint(guard.pid, loop)
-        startup_ns = _cpu_ns(loop.pid)
+        loop = guarded.configure(self._loop_settings())
+        startup_ns = cpu_ns(loop.pid)
         self._send_roster(channel)
-        before_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid)
+        before_ns = cpu_ns(os.getpid()) + cpu_ns(guard.pid)
         start_ns = time.monotonic_ns()
         final = self._steer(channel, guard, start_ns)
         # The loop counts its own CPU time, up to the end of control: by now it may be gone.
-        overhead_ns = _cpu_ns(os.getpid()) + _cpu_ns(guard.pid) - before_ns + final.overhead_ns
+        overhead_ns = cpu_ns(os.getpid()) + cpu_ns(guard.pid) - before_ns + final.overhead_ns
         wall_ns = max(1, time.monotonic_ns() - start_ns)
         guard.wait(timeout=START_TIMEOUT_S)
         return self._result(final, names, wall_ns, overhead_ns, before_ns + startup_ns)
 
     # -- start --------------------------------------------------------------------------------------------------
-
-    def _start_guard(self) -> tuple[subprocess.Popen[bytes], Channel]:
-        ours, theirs = socket.socketpair()
-        self._stack.callback(ours.close)
-        try:
-            ensure_run_dir(self._run_dir)
-        except OSError as error:
-            raise FailedError(f"{self._run_dir} cannot be used: {error.strerror or error}") from None
-        try:
-            self._alarm = Alarm()
-        except OSError as error:
-            raise FailedError(f"the guard's timer cannot be made: {error}") from None
-        self._deputy.callback(self._alarm.close)
-        fds = (theirs.fileno(), self._alarm.fileno())
-        arguments = [self._run_dir, JOURNAL_NAME, *map(str, fds), str(self._settings.max_pause_ns)]
-        guard = subprocess.Popen(
-            [sys.executable, "-m", "utilctl_agent.safety.guard", *arguments],
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._stack.callback(_stop_guard, guard)
-        return guard, Channel(ours)
-
-    def _appoint(self, guard_pid: int, loop: ProcessId) -> None:
-        """Have a deputy for the guard before anybody can be paused; there are no forks after this."""
-        try:
-            journal = Journal.open(journal_path(self._run_dir, JOURNAL_NAME, guard_pid))
-            self._deputy.callback(journal.close)
-            loop_fd = open_process(loop.pid, loop.start_ticks)
-        except (OSError, JournalError) as error:
-            raise FailedError(f"the scheduler loop ended as it started: {error}") from None
-        self._deputy.callback(Deputy(journal, self._alarm.fileno(), loop_fd).close)
 
     def _start_workloads(self) -> None:
         cgroups: WorkCgroup | None = None
@@ -236,8 +194,8 @@ class _Runner:
             self._processes.append(process)
         return _Started(name, workload, process=process, cgroup=folder)
 
-    def _configure(self, channel: Channel) -> ProcessId:
-        settings = LoopSettings(
+    def _loop_settings(self) -> LoopSettings:
+        return LoopSettings(
             algorithm=self._algorithm,
             quantum_ns=self._settings.quantum_ns,
             cycle_ns=None,
@@ -247,13 +205,6 @@ class _Runner:
             announce_first_cycle=False,
             stop_after_cycles=self._settings.cycles,
         )
-        channel.send({"op": "settings", "settings": settings.to_json()})
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            for message in _messages(channel, 0.5):
-                if message["op"] == "ready":
-                    return ProcessId(int(message["pid"]), int(message["start_ticks"]))
-        raise FailedError("the scheduler loop did not start in time")
 
     # -- membership ---------------------------------------------------------------------------------------------
 
@@ -343,7 +294,7 @@ class _Runner:
             fds = [] if stopping else [*fds, guard_fd]
             if last_ns is not None:
                 wait_s, fds = min(wait_s, (last_ns - now_ns) / NS_PER_S), []
-            for message in _messages(channel, wait_s, fds):
+            for message in messages(channel, wait_s, fds):
                 if message["op"] == "cycle":
                     self._log(message)
                 elif message["op"] in ("gone", "resend"):
@@ -406,31 +357,6 @@ def _label(started: _Started) -> str:
     if started.workload.cgroup is not None:
         return f"cgroup:{started.workload.cgroup}"
     return ",".join(str(pid) for pid in started.workload.pids)
-
-
-def _messages(channel: Channel, wait_s: float, others: Sequence[int] = ()) -> list[Message]:
-    """What the loop says within ``wait_s``, or until one of ``others`` is readable. Raises ChannelClosedError."""
-    channel.flush()
-    readable, _, _ = select.select([channel.fileno(), *others], [], [], wait_s)
-    return channel.receive() if channel.fileno() in readable else []
-
-
-def _cpu_ns(pid: int) -> int:
-    try:
-        return time.clock_gettime_ns((~pid << 3) | 2)
-    except OSError:
-        return 0
-
-
-def _stop_guard(guard: subprocess.Popen[bytes]) -> None:
-    if guard.poll() is None:
-        guard.send_signal(signal.SIGTERM)
-        guard.send_signal(signal.SIGCONT)  # somebody may have stopped it
-        try:
-            guard.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            guard.kill()
-            guard.wait()
 
 
 def _end_workloads(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Final, Literal
 
 from utilctl_common.quantities import NS_PER_MS
 
-Algorithm = Literal["default", "paper", "paper-unoptimized", "none"]
+Algorithm = Literal["default", "paper", "paper-unoptimized", "none", "progress", "progress-by-state"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("default", "paper", "paper-unoptimized", "none")
+"""Those that share; the others cap."""
 
 
 @dataclass(frozen=True, slots=True)

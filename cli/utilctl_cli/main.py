@@ -38,6 +38,7 @@ COMMANDS: Final = {
         "utilctl_cli.commands.predict:predict", "Predict response times from shares, caps and utilizations."
     ),
     "alps": LazyCommand("utilctl_cli.commands.alps:alps", "Share this host's CPU between commands or processes."),
+    "sandbox": LazyCommand("utilctl_cli.commands.sandbox:sandbox", "Give one program a part of a CPU."),
     "thaw": LazyCommand("utilctl_cli.commands.thaw:thaw", "Resume whatever agents on this host left paused."),
     "demo": LazyCommand("utilctl_cli.commands.demo:demo", "Watch shares at work on this machine."),
 }

@@ -65,6 +65,8 @@ class ProcessGroup:
         self._leaving: dict[ProcessId, None] = {}
         self._refused: dict[ProcessId, None] = {}
         self._since_ticks = _now_ticks()
+        self.tells_state = False
+        """Whether readings have the state beside the waiting time, where that is known: for a core that needs both."""
         self.refusal = ""
         """Why some process that should be a member is not, although it lives; empty if there is none."""
         self.update(processes)
@@ -199,7 +201,8 @@ class ProcessGroup:
                 (only,) = self._members.values()
                 wait_ns = only.wait_ns()
                 if wait_ns is not None:
-                    return Reading(cpu_ns, wait_ns)
+                    blocked = only.state() in _BLOCKED_STATES if self.tells_state else None
+                    return Reading(cpu_ns, wait_ns, blocked)
             blocked = all(member.state() in _BLOCKED_STATES for member in self._members.values())
         except OSError:
             return Reading(cpu_ns, None, blocked=True)

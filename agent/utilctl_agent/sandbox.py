@@ -1,0 +1,411 @@
+"""One program on a part of a CPU: what ``utilctl sandbox`` runs, and a library for programs with children of their own.
+
+A guard with its scheduler loop meters the program's progress (module ``alps.progress``) and pauses it by signals, so it
+works without root. A thread of this process steers: it follows who belongs to the program, passes on a changed cap, and
+notices the end. Whatever happens to any of them, nothing stays paused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal
+
+from utilctl_agent.channel import ChannelClosedError
+from utilctl_agent.discovery.tree_watch import TreeWatch
+from utilctl_agent.dispatch import Dispatcher
+from utilctl_agent.guarded_loop import GuardedLoop, cpu_ns, messages
+from utilctl_agent.host.procstat import identify
+from utilctl_agent.host.spawning import uninterrupted
+from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder
+from utilctl_common.errors import FailedError, UsageError
+from utilctl_common.quantities import MAX_CORES, NS_PER_MS, NS_PER_S
+
+Metric = Literal["wait", "state"]
+"""How ready time is told: by the kernel's account of waiting for a CPU, or by the states that are seen."""
+
+JOURNAL_NAME: Final = "sandbox"
+NAME: Final = "program"
+LEAST_CAP: Final = 0.001
+MEMBERSHIP_NS: Final = 5 * NS_PER_S
+RESEND_NS: Final = 20 * NS_PER_MS
+ANSWER_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxReport:
+    """What a sandboxed program got so far. ``fraction`` is of one CPU over the wall time; ``own_cpu_s`` is ours."""
+
+    cap_cores: float
+    wall_s: float
+    cpu_s: float
+    paused_s: float
+    fraction: float
+    own_cpu_s: float
+    processes: int
+    problem: str
+
+
+class Sandbox:
+    """Runs ``command``, or takes process ``pid``, and caps it at ``cap_cores``. Use it in ``with``.
+
+    At the end of the block a command that still runs is ended, and a process that was taken runs free again. ``tree``:
+    its children, too. ``cap_cores`` may be above one for programs with several threads. From any thread, except that
+    commands are started in the main one.
+    """
+
+    def __init__(
+        self,
+        cap_cores: float,
+        *,
+        command: Sequence[str] | None = None,
+        pid: int | None = None,
+        tree: bool = True,
+        metric: Metric = "wait",
+        cpus: Sequence[int] | None = None,
+    ) -> None:
+        """Raises UsageError for a cap, command or process that cannot be."""
+        if (command is None) == (pid is None):
+            raise UsageError("give either a command or a pid", hint="for example Sandbox(0.25, command=['make'])")
+        if command is not None and not command:
+            raise UsageError("the command is empty", hint="name a program")
+        self._cap_cores = check_cap(cap_cores)
+        self._command = list(command) if command is not None else None
+        self._pid = pid
+        self._tree = tree
+        self._metric = metric
+        self._cpus = tuple(cpus) if cpus is not None else tuple(sorted(os.sched_getaffinity(0)))
+        self._requests: queue.SimpleQueue[tuple[float | None, queue.SimpleQueue[SandboxReport]]] = queue.SimpleQueue()
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._final: SandboxReport | None = None
+        self._trouble = ""
+        self._dispatcher = Dispatcher()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Sandbox:
+        """Start. Raises UsageError for a program or process that is not there, FailedError if nothing can be paused."""
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        deputy = self._stack.enter_context(contextlib.ExitStack())
+        self._guarded = GuardedLoop(JOURNAL_NAME, NS_PER_S, self._stack, deputy)
+        if self._command is not None:
+            self._process = self._spawn(self._command)
+            self._pid = self._process.pid
+        assert self._pid is not None
+        root = identify(self._pid)
+        if root is None:
+            raise UsageError(f"there is no process {self._pid}", hint="name one that is running")
+        self._root = root
+        try:
+            self._pidfd = os.pidfd_open(self._pid)
+        except OSError as error:
+            raise UsageError(f"process {self._pid} cannot be taken: {error.strerror}") from None
+        self._stack.callback(os.close, self._pidfd)
+        self._watch = TreeWatch([(self._pid,)], MEMBERSHIP_NS) if self._tree else None
+        if self._watch is not None:
+            self._stack.callback(self._watch.close)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._stack.callback(os.close, self._wake_read)
+        self._stack.callback(os.close, self._wake_write)
+        self._loop = self._guarded.configure(
+            LoopSettings(
+                algorithm="progress" if self._metric == "wait" else "progress-by-state",
+                quantum_ns=10 * NS_PER_MS,
+                cycle_ns=None,
+                cpus=self._cpus,
+                max_pause_ns=NS_PER_S,
+                cycle_log=False,
+                announce_first_cycle=False,
+            )
+        )
+        self._start_ns = time.monotonic_ns()
+        self._before_ns = cpu_ns(self._guarded.guard.pid) + cpu_ns(self._loop.pid)
+        self._send_roster()
+        self._thread = threading.Thread(target=self._steer_to_the_end, name="sandbox", daemon=True)
+        self._thread.start()
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with uninterrupted() as let_through:
+            try:
+                process = subprocess.Popen(command, preexec_fn=let_through)  # noqa: PLW1509 - before our threads
+            except FileNotFoundError:
+                raise UsageError(f"there is no program {command[0]!r}", hint="give its path, or check PATH") from None
+            except OSError as error:
+                raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
+            self._stack.callback(_end, process)
+            return process
+
+    def close(self) -> None:
+        """End a command that still runs, let a process that was taken run free, leave nothing behind. Idempotent."""
+        if self._process is not None:
+            _end(self._process)
+        self._stop()
+        self._stack.close()
+
+    def _stop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._ended.set()
+            self._wake()
+            thread.join(ANSWER_S)
+
+    def release(self) -> None:
+        """Cap it no longer; a command runs on and can be waited for. Idempotent."""
+        self._stop()
+
+    # -- what a caller does -------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """Of the program."""
+        assert self._pid is not None
+        return self._pid
+
+    def own_pids(self) -> list[int]:
+        """The processes that hold it back: guard and loop."""
+        return [self._guarded.guard.pid, self._loop.pid]
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait until the program has ended: its exit status (negative: minus the signal; 0 for one that was taken), or
+        None if it still runs after ``timeout_s``. Raises FailedError if capping it failed.
+        """
+        if self._process is not None:
+            try:
+                status = self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                status = None
+        else:
+            readable, _, _ = select.select([self._pidfd], [], [], timeout_s)
+            status = 0 if readable else None
+        if self._trouble:
+            raise FailedError(self._trouble, hint="everything it paused was resumed")
+        return status
+
+    def set_cap(self, cap_cores: float) -> SandboxReport:
+        """Change the cap from now on. Raises UsageError, and FailedError once the program has ended."""
+        return self._ask(check_cap(cap_cores))
+
+    def report(self) -> SandboxReport:
+        """What the program got so far, or, once it has ended, in all. Raises FailedError if nobody can tell."""
+        if self._final is not None:
+            return self._final
+        return self._ask(None)
+
+    def _ask(self, cap_cores: float | None) -> SandboxReport:
+        answer: queue.SimpleQueue[SandboxReport] = queue.SimpleQueue()
+        if not self._ended.is_set():
+            self._requests.put((cap_cores, answer))
+            self._wake()
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=ANSWER_S)
+        if self._final is not None and cap_cores is None:
+            return self._final
+        raise FailedError(self._trouble or "the program has ended", hint="start it again")
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    # -- the steering thread ------------------------------------------------------------------------------------
+
+    def _steer_to_the_end(self) -> None:
+        try:
+            self._final = self._steer()
+        except ChannelClosedError:
+            self._trouble = "the scheduler loop ended unexpectedly"
+        except FailedError as error:
+            self._trouble = str(error)
+        finally:
+            self._ended.set()
+
+    def _steer(self) -> SandboxReport:
+        channel = self._guarded.channel
+        waiting: list[queue.SimpleQueue[SandboxReport]] = []
+        membership_ns = time.monotonic_ns() + MEMBERSHIP_NS
+        stopping = False
+        while True:
+            now_ns = time.monotonic_ns()
+            if not stopping and (self._ended.is_set() or self._has_ended()):
+                channel.send({"op": "stop"})
+                stopping = True
+            changed = self._watch is not None and not stopping and self._watch.look(now_ns)
+            if (changed or now_ns >= membership_ns) and not stopping:
+                membership_ns = now_ns + MEMBERSHIP_NS
+                self._send_roster()
+            for cap_cores, answer in self._requested():
+                if cap_cores is not None:
+                    self._cap_cores = cap_cores
+                    self._send_roster()
+                waiting.append(answer)
+                channel.send({"op": "report"})
+            fds, due_ns = self._watch.wait_for(now_ns) if self._watch is not None else ([], membership_ns)
+            wait_s = max(0.0, (min(membership_ns, due_ns) - now_ns) / NS_PER_S)
+            others = [] if stopping else [*fds, self._wake_read, self._pidfd]
+            for message in messages(channel, ANSWER_S if stopping else wait_s, others):
+                if message["op"] in ("gone", "resend"):
+                    self._dispatcher.forget()
+                    membership_ns = min(membership_ns, now_ns + RESEND_NS)
+                elif message["op"] in ("report", "final"):
+                    report = self._report(LoopReport.from_json(message["report"]))
+                    for answer in waiting:
+                        answer.put(report)
+                    waiting = []
+                    if message["op"] == "final":
+                        return report
+
+    def _has_ended(self) -> bool:
+        readable, _, _ = select.select([self._pidfd], [], [], 0)
+        return bool(readable)
+
+    def _requested(self) -> list[tuple[float | None, queue.SimpleQueue[SandboxReport]]]:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._requests.get_nowait())
+        return found
+
+    def _send_roster(self) -> None:
+        processes: tuple[tuple[int, int], ...] = ((self._root.pid, self._root.start_ticks),)
+        threads = _threads(self._root.pid)
+        if self._watch is not None:
+            processes = self._watch.trees.members(0)
+            threads = self._watch.trees.threads(0)
+        order = PrincipalOrder(
+            NAME, 1.0, max(1, min(threads, len(self._cpus))), cap_cores=self._cap_cores, processes=processes
+        )
+        message = self._dispatcher.message(0, 1, (order,) if processes else ())
+        if message is not None:
+            self._guarded.channel.send(message)
+
+    def _report(self, loop: LoopReport) -> SandboxReport:
+        wall_s = (time.monotonic_ns() - self._start_ns) / NS_PER_S
+        found = loop.principals.get(NAME)
+        cpu_s = found.cpu_ns / NS_PER_S if found is not None else 0.0
+        sent = self._dispatcher.sent
+        return SandboxReport(
+            cap_cores=self._cap_cores,
+            wall_s=wall_s,
+            cpu_s=cpu_s,
+            paused_s=found.paused_ns / NS_PER_S if found is not None else 0.0,
+            fraction=cpu_s / wall_s if wall_s > 0 else 0.0,
+            own_cpu_s=(cpu_ns(self._guarded.guard.pid) + loop.overhead_ns) / NS_PER_S + time.thread_time(),
+            processes=len(sent.principals[0].processes) if sent is not None and sent.principals else 0,
+            problem=found.problem if found is not None else "",
+        )
+
+
+def check_cap(cap_cores: float) -> float:
+    """Return a cap that can be. Raises UsageError."""
+    if not LEAST_CAP <= cap_cores <= MAX_CORES:
+        raise UsageError(f"a cap of {100 * cap_cores:g} % is out of range", hint="use 0.1% to 100% for each core")
+    return cap_cores
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208 - a Path costs more
+    except OSError:
+        return 1
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# -- a sandbox that runs, seen from outside --------------------------------------------------------------------------
+
+
+class ControlSocket:
+    """Lets others of the same user change the cap of a running sandbox: a socket named after its program's pid."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path) -> None:
+        self._path = socket_path(folder, sandbox.pid)
+        self._sandbox = sandbox
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._socket.listen(4)
+        self._thread = threading.Thread(target=self._serve, name="sandbox-control", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:
+                return
+            with peer, contextlib.suppress(OSError, ValueError):
+                peer.settimeout(ANSWER_S)
+                peer.send(json.dumps(self._answer(json.loads(peer.recv(4096)))).encode())
+
+    def _answer(self, request: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a peer sends
+        try:
+            report = self._sandbox.set_cap(float(request["cap_cores"]))
+        except (FailedError, UsageError, KeyError, TypeError, ValueError) as error:
+            return {"error": str(error)}
+        return {"cap_cores": report.cap_cores}
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+def socket_path(folder: Path, pid: int) -> Path:
+    """Where the sandbox of process ``pid`` listens."""
+    return folder / f"sandbox-{pid}.sock"
+
+
+def change_cap(folder: Path, pid: int, cap_cores: float) -> None:
+    """Tell the sandbox of process ``pid`` its new cap. Raises UsageError if there is none, FailedError if not taken."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(ANSWER_S)
+        try:
+            peer.connect(str(socket_path(folder, pid)))
+            peer.send(json.dumps({"cap_cores": check_cap(cap_cores)}).encode())
+            answer = json.loads(peer.recv(4096))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise UsageError(f"no sandbox runs process {pid}", hint="start one with utilctl sandbox --pid") from None
+        except (OSError, ValueError) as error:
+            raise FailedError(f"the sandbox of process {pid} does not answer: {error}") from None
+    if "error" in answer:
+        raise FailedError(answer["error"])

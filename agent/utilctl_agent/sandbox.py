@@ -119,6 +119,10 @@ class Sandbox:
             self._pid = self._process.pid
         assert self._pid is not None
         root = identify(self._pid)
+        if root is None and self._process is not None:  # it has ended already
+            self._final = SandboxReport(self._cap_cores, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "")
+            self._ended.set()
+            return
         if root is None:
             raise UsageError(f"there is no process {self._pid}", hint="name one that is running")
         self._root = root

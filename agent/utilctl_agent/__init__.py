@@ -5,8 +5,7 @@ Both are loaded when they are asked for: importing the package costs nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as typing has it, which the guard must not import
 if TYPE_CHECKING:
     from utilctl_agent.library import Alps
     from utilctl_agent.sandbox import Sandbox

@@ -114,7 +114,7 @@ def test_a_signal_ends_a_start_that_waits_for_an_absent_store(tmp_path: Path) ->
     code = (
         "import asyncio, pathlib, utilctl_controller.main as m\n"
         "store = m.open_store\n"
-        f"m.open_store = lambda spec: (pathlib.Path({str(ready)!r}).touch(), store(spec))[1]\n"
+        f"m.open_store = lambda *spec: (pathlib.Path({str(ready)!r}).touch(), store(*spec))[1]\n"
         "m.main()\n"
     )
     process = subprocess.Popen(

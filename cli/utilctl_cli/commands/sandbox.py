@@ -66,7 +66,8 @@ def sandbox(
     if (pid is None) == (not command):
         raise UsageError("give either --pid or a command", hint="write for example utilctl sandbox --cap 25% -- make")
     from utilctl_agent.safety.thaw import default_run_dir
-    from utilctl_agent.sandbox import ControlSocket, Sandbox
+    from utilctl_agent.sandbox import Sandbox
+    from utilctl_agent.sandbox_control import ControlSocket
 
     timeout_s = parse_duration_ns(duration) / NS_PER_S if duration is not None else None
     box = Sandbox(
@@ -151,7 +152,7 @@ def _sentence(report: SandboxReport) -> str:
 def _set_command(pid: int, cap: str) -> None:
     """Change the cap of a sandbox that runs."""
     from utilctl_agent.safety.thaw import default_run_dir
-    from utilctl_agent.sandbox import change_cap
+    from utilctl_agent.sandbox_control import change_cap
 
     change_cap(Path(default_run_dir()), pid, parse_percent(cap))
     click.echo(f"process {pid} is capped at {cap.removesuffix('%')}% of a CPU")

@@ -141,10 +141,9 @@ def test_three_containers_share_a_cpu_as_they_are_labelled_and_killing_the_agent
 
         def come_right() -> None:
             wait_until(
-                lambda: all(abs(part - wanted[name]) < 0.03 for name, part in pods.fractions(2.0).items()),
-                f"the CPU is divided as {wanted}",
+                lambda: all(abs(part - wanted[name]) < 0.03 for name, part in pods.fractions(RUN_S).items()),
+                f"for some seconds the CPU is divided as {wanted}",
             )
-            assert pods.fractions(RUN_S) == pytest.approx(wanted, abs=0.03)
 
         with agent_container(images["agent"], address, server, run_dir) as identity:
             come_right()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,7 @@ from support.etcd_server import free_port
 from support.helm import NO_HELM, helm, only, render
 from support.pod_api import PodServer
 from support.processes import SPIN, wait_until
+from utilctl_agent.discovery.cgroupfs import parse_cgroups
 from utilctl_cli.client import ControllerClient
 from utilctl_common.quantities import NS_PER_S
 
@@ -108,6 +111,16 @@ class Pods:
             options = ["--network", "none", "--cpuset-cpus", "0", "--cgroup-parent", f"/kubepods/burstable/pod{uid}"]
             identity = stack.enter_context(container(BASE, ["sh", "-c", SPIN], options))
             self.pids[name] = int(inspected(identity)["State"]["Pid"])
+        stack.callback(self._let_go)
+
+    def _let_go(self) -> None:
+        """A test that fails kills its agent with pauses in force, and what is frozen cannot be killed."""
+        for pid in self.pids.values():
+            with contextlib.suppress(OSError):
+                for place in parse_cgroups(Path(f"/proc/{pid}/cgroup").read_text()):
+                    if place.hierarchy == "freezer":
+                        (Path("/sys/fs/cgroup/freezer") / place.path.lstrip("/") / "freezer.state").write_text("THAWED")
+                os.kill(pid, signal.SIGCONT)
 
     def used_ns(self) -> dict[str, int]:
         return {name: int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for name, pid in self.pids.items()}

@@ -28,9 +28,6 @@ FIRST_CYCLE: Final = 1
 POLL_S: Final = 0.5
 """How often a running ``utilctl alps`` is looked at; on the CPU that is not under test, where there is one."""
 START_POLL_S: Final = 0.05
-GATED_FROM: Final = 20
-"""More commands than this begin together, when all have started: each start beside hundreds of spinners takes half a
-second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +106,7 @@ class AlpsProcess:
     _folder: tempfile.TemporaryDirectory[str] = field(init=False)
     _process: subprocess.Popen[str] | None = field(init=False, default=None)
     _controlled: bool = field(init=False, default=False)
-    _go_ns: int = field(init=False, default=0)
-    _gate: int | None = field(init=False, default=None)
+    _started: bool = field(init=False, default=False)
 
     def __enter__(self) -> AlpsProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="utilctl-bench-")
@@ -128,10 +124,7 @@ class AlpsProcess:
                 argv += ["--pids", f"{principal.share:g}:{','.join(map(str, principal.pids))}"]
             else:
                 mark = f"echo $$ > {self._file(f'p{index}.pid')}"
-                if self._gated:
-                    mark += f"; read go < {self._file('gate')}"
                 argv += ["--run", f"{principal.share:g}:{mark}; {principal.command}"]
-        os.mkfifo(self._file("gate"))
         # A session of its own: Ctrl-C reaches it through us, once, and never halfway into its clean-up.
         self._process = subprocess.Popen(
             argv,
@@ -155,20 +148,20 @@ class AlpsProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                output, errors = self._process.communicate(timeout=POLL_S if self._go_ns else START_POLL_S)
+                output, errors = self._process.communicate(timeout=POLL_S if self._started else START_POLL_S)
                 break
             except subprocess.TimeoutExpired:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"utilctl alps did not end in {timeout_s:g} s") from None
-                if self._go_ns == 0:
-                    self._go_ns = self._release()
-                else:
+                if self._started:
                     self._hasten()
+                else:
+                    self._started = all(self._roots(index) for index in range(len(self.principals)))
         if self._process.returncode != 0:
             raise RuntimeError(f"utilctl alps failed: {errors.strip()}")
         with self._file("cycles.csv").open(newline="") as file:
             rows = [[int(value) for value in row] for row in list(csv.reader(file))[1:]]
-        result = AlpsResult(
+        return AlpsResult(
             json=json.loads(output),
             shares=tuple(principal.share for principal in self.principals),
             ends_ns=[row[1] for row in rows],
@@ -176,7 +169,6 @@ class AlpsProcess:
             roots=[self._roots(index) for index in range(len(self.principals))],
             cli_pid=self.pid,
         )
-        return result.since(self._go_ns) if self._gated else result
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -188,24 +180,9 @@ class AlpsProcess:
                 if stream is not None:
                     stream.close()
         left = sweep(self._mark)
-        if self._gate is not None:
-            os.close(self._gate)
         self._folder.cleanup()
         if left and kind is None:
             raise RuntimeError(f"utilctl alps left {left} processes running; they were killed")
-
-    @property
-    def _gated(self) -> bool:
-        return len(self.principals) > GATED_FROM
-
-    def _release(self) -> int:
-        """Let the workloads go when all of them have started; the instant, or 0 if it is too early."""
-        if self._gated and not all(self._roots(index) for index in range(len(self.principals))):
-            return 0
-        if self._gated:
-            self._gate = os.open(self._file("gate"), os.O_RDWR)  # stays open: the last ones may come a moment later
-            os.write(self._gate, b"\n" * len(self.principals))
-        return time.monotonic_ns()
 
     def _hasten(self) -> None:
         """End the workloads ourselves once control is over.

@@ -27,7 +27,8 @@ from utilctl_agent.guarded_loop import START_TIMEOUT_S, GuardedLoop, cpu_ns, mes
 from utilctl_agent.host.abilities import host_abilities
 from utilctl_agent.host.members import threads_below
 from utilctl_agent.host.procstat import identify
-from utilctl_agent.host.spawning import uninterrupted
+from utilctl_agent.host.spawning import child_ends, drained, uninterrupted
+from utilctl_agent.host.start_gate import StartGate
 from utilctl_agent.host.weights import has_weight
 from utilctl_agent.host.workcgroup import WorkCgroup, work_mounts
 from utilctl_agent.mechanism import Wanted, choose
@@ -109,6 +110,8 @@ class _Runner:
         self._algorithm: Algorithm = "none" if observe else settings.algorithm
         self._started: list[_Started] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._gate = stack.enter_context(StartGate())
+        self._child_ends = stack.enter_context(child_ends())
         self._dispatcher = Dispatcher()
         self._watch: TreeWatch | None = None
         self._deputy = stack.enter_context(contextlib.ExitStack())  # outlives the guard
@@ -121,6 +124,7 @@ class _Runner:
         names = [started.name for started in self._started]
         loop = guarded.configure(self._loop_settings())
         startup_ns = cpu_ns(loop.pid)
+        self._gate.open()
         self._send_roster(channel)
         before_ns = cpu_ns(os.getpid()) + cpu_ns(guard.pid)
         start_ns = time.monotonic_ns()
@@ -185,8 +189,8 @@ class _Runner:
                 os.sched_setaffinity(0, cpus)
 
             process = subprocess.Popen(
-                ["/bin/sh", "-c", command],
-                stdin=subprocess.DEVNULL,
+                self._gate.argv(command),
+                stdin=self._gate.stdin,
                 stdout=sys.stderr.fileno(),
                 start_new_session=True,
                 preexec_fn=enter,  # noqa: PLW1509 - no threads here
@@ -253,6 +257,8 @@ class _Runner:
 
     def _send_roster(self, channel: Channel) -> bool:
         """Tell the loop who belongs to whom; False if nobody is left."""
+        if self._unchanged():
+            return True
         for started in self._started:
             if started.process is not None:
                 started.process.poll()
@@ -261,6 +267,18 @@ class _Runner:
         if message is not None:
             channel.send(message)
         return bool(orders)
+
+    def _unchanged(self) -> bool:
+        """Whether what the loop was told last still holds for sure, so that nobody has to be looked at.
+
+        A command of ours that runs keeps its cgroup from being empty, and for one CPU nobody counts its threads.
+        """
+        if self._dispatcher.sent is None or len(self._settings.cpus) > 1:
+            return False
+        if any(started.process is None or started.cgroup is None for started in self._started):
+            return False
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None  # the guard is a child, too
+        return not ended and all(s.process is None or s.process.returncode is None for s in self._started)
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -291,7 +309,10 @@ class _Runner:
             fds, due_ns = self._watch.wait_for(now_ns) if self._watch is not None else ([], membership_ns)
             wake_ns = min(membership_ns, due_ns, end_ns if end_ns is not None else membership_ns)
             wait_s = START_TIMEOUT_S if stopping else max(0.0, (wake_ns - now_ns) / NS_PER_S)
-            fds = [] if stopping else [*fds, guard_fd]
+            if drained(self._child_ends) and not stopping:
+                membership_ns = min(membership_ns, now_ns + RESEND_NS)
+                wait_s = min(wait_s, RESEND_NS / NS_PER_S)
+            fds = [] if stopping else [*fds, guard_fd, self._child_ends]
             if last_ns is not None:
                 wait_s, fds = min(wait_s, (last_ns - now_ns) / NS_PER_S), []
             for message in messages(channel, wait_s, fds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -27,3 +28,26 @@ def uninterrupted() -> Iterator[Callable[[], None]]:
         yield let_through
     finally:
         let_through()
+
+
+@contextlib.contextmanager
+def child_ends() -> Iterator[int]:
+    """A descriptor that becomes readable when a child ends, and at other signals that Python handles; whoever was woken
+    empties it with ``drained``. For the main thread."""
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    handler = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # without one the kernel tells nobody
+    wakeup_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    try:
+        yield read_fd
+    finally:
+        signal.set_wakeup_fd(wakeup_fd)
+        signal.signal(signal.SIGCHLD, handler)
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+def drained(fd: int) -> bool:
+    """Empty a descriptor of ``child_ends``; False if nothing had happened."""
+    with contextlib.suppress(BlockingIOError):
+        return bool(os.read(fd, 4096))
+    return False

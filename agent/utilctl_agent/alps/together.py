@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from utilctl_agent.alps.crowd import amounts as crowd_amounts
 from utilctl_agent.alps.principal import LOOK_NS, TRUSTED, Principal
 from utilctl_common.quantities import NS_PER_MS
 
@@ -72,6 +73,7 @@ class SharedTurn:
     def __init__(self, longest_ns: int) -> None:
         """longest_ns: the longest sleep of the core."""
         self._longest_ns = longest_ns
+        self.crowd = False
         self._members: Mapping[str, Principal] = {}
         self._had_part: set[str] = set()  # of this turn
         self._threads = 1
@@ -80,18 +82,22 @@ class SharedTurn:
         self._used_ns = 0  # by all since all of them were last read
         self._looked_ns = 0
         self._look_ns = 0  # when all are to be read next
+        self._end_ns: int | None = None  # when the cycle of a crowd is expected to be used up
 
     def __bool__(self) -> bool:
         """Whether such a turn goes on."""
         return bool(self._members) and next(iter(self._members.values())).together
 
-    def begin(self, members: Mapping[str, Principal], now_ns: int) -> None:
-        """``members``, who stay current, share the core from now on until each is at its ``turn_floor_ns``."""
+    def begin(self, members: Mapping[str, Principal], now_ns: int, *, crowd: bool = False) -> None:
+        """``members``, who stay current, share the core from now on until each is at its ``turn_floor_ns``, or, in a
+        ``crowd``, until the cycle is over."""
         self._members = members
+        self.crowd = crowd
         self._had_part = set(members)
         self._progress_ns = self._used_ns = 0
         self._last_ns = self._looked_ns = now_ns
         self._look_ns = now_ns + self._period_ns()
+        self._end_ns = None
         for principal in members.values():
             principal.together = True
             self._foresee(principal)
@@ -100,13 +106,16 @@ class SharedTurn:
     def joins(self, candidates: Iterable[Principal], *, cycle_ns: int, round_ns: int) -> list[Principal]:
         """Of those who came after the turn began the ones that still join it: outside they would have to wait for its
         end. They may use no more than lets them be done with the last of the others. Their ``turn_floor_ns`` is set;
-        they must become members."""
+        they must become members. In a crowd all join who have allowance left."""
         longest_ns = max(p.finish_ns - self._progress_ns for p in self._members.values())
         joining: list[Principal] = []
         for principal in candidates:
             if principal.spec.name in self._had_part:
                 continue
-            amount_ns = principal.allowance_ns - round(min(1.0, round_ns / cycle_ns) * principal.allotment_ns)
+            if self.crowd:
+                amount_ns = crowd_amounts([(principal, principal.allowance_ns)]).get(principal.spec.name, 0)
+            else:
+                amount_ns = principal.allowance_ns - round(min(1.0, round_ns / cycle_ns) * principal.allotment_ns)
             amount_ns = min(amount_ns, longest_ns * principal.spec.parallelism)
             if amount_ns >= LEAST_NS:
                 principal.turn_floor_ns = principal.allowance_ns - amount_ns
@@ -129,7 +138,7 @@ class SharedTurn:
 
     def due(self, now_ns: int) -> dict[str, bool]:
         """Whom to read, and whether to observe."""
-        if now_ns >= self._look_ns:
+        if now_ns >= self._look_ns or self.ends(now_ns):
             return {name: p.observe_at_ns == 0 for name, p in self._members.items()}
         near_ns = self._near_ns(now_ns)
         return {
@@ -137,6 +146,10 @@ class SharedTurn:
             for name, p in self._members.items()
             if p.finish_ns <= near_ns or p.observe_at_ns == 0
         }
+
+    def ends(self, now_ns: int) -> bool:
+        """Whether the cycle of a crowd should be used up; then all were to be read."""
+        return self._end_ns is not None and now_ns >= self._end_ns
 
     def account(self, read: Iterable[tuple[Principal, int]], now_ns: int) -> bool:
         """Take in who was read and what it had used since it was read last. True if, as far as is known, they use all
@@ -165,8 +178,15 @@ class SharedTurn:
         near_ns = self._near_ns(self._last_ns)
         return [principal for principal in self._members.values() if principal.finish_ns <= near_ns]
 
-    def sleep_ns(self, now_ns: int) -> int:
-        """Time until some of the members, of whom some may have gone since ``account``, should be read."""
+    def _left_ns(self, principal: Principal) -> int:
+        """What a member has probably left of its allowance by now."""
+        return (principal.finish_ns - self._progress_ns) * principal.spec.parallelism + principal.turn_floor_ns
+
+    def sleep_ns(self, now_ns: int, others_left_ns: int) -> int:
+        """Time until some of the members, of whom some may have gone since ``account``, should be read.
+
+        others_left_ns: what those have left of the cycle who are no members.
+        """
         self._threads = self._pace()
         for principal in self._members.values():
             if not principal.together:  # it joined, or was admitted beside the others because one of them blocked
@@ -176,4 +196,7 @@ class SharedTurn:
             return min(self._longest_ns, NEAR_NS // 2)
         first_ns = min(principal.finish_ns for principal in self._members.values()) - self._progress_ns
         least_ns = min(NEAR_NS // 2, OVERRUN_NS * self._threads)
-        return min(max(0, self._look_ns - now_ns), max(least_ns, first_ns * self._threads))
+        sleep_ns = min(max(0, self._look_ns - now_ns), max(least_ns, first_ns * self._threads))
+        if self.crowd:
+            self._end_ns = now_ns + others_left_ns + sum(map(self._left_ns, self._members.values()))
+        return sleep_ns if self._end_ns is None else min(sleep_ns, max(0, self._end_ns - now_ns))

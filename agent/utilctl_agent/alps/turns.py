@@ -11,7 +11,8 @@ model (allowances, cycles, errors carried over) and changes who is looked at, an
   What is left over is carried into the next cycle only as far as the principal was held back (paused by us, or ready
   and waiting); time in which it wanted nothing earns no credit. Overruns are carried as debts.
 - Nobody is paused while nobody else wants the CPU.
-- In long cycles those with much allowance left share the core by the kernel's fairness first (module ``together``).
+- In long cycles those with much allowance left share the core by the kernel's fairness first (module ``together``),
+  hundreds of principals all the time (module ``crowd``).
 - In a cycle longer than a round everybody gets several turns, so that nobody has to be let go before its time
   because it was paused for too long (module ``pauses``): that would cost small shares their accuracy.
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from utilctl_agent.alps import lead, lights, plan, together
+from utilctl_agent.alps import crowd, lead, lights, plan, together
 from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.caps import caps_due_ns, fill
@@ -54,6 +55,7 @@ class TurnScheduler:
         self._caps: list[Principal] = []
         self._accounts = Accounts()
         self._shared = SharedTurn(settings.max_sleep_ns)
+        self._stale = False  # somebody came or left since allotments were made
         self._rounds = 1
         self._round = 0  # most turns that anybody has begun in this cycle
         self._held_back = False  # somebody who wanted CPU was paused in this cycle
@@ -91,7 +93,7 @@ class TurnScheduler:
         self._caps = [p for p in self._principals.values() if p.spec.cap_cores is not None]
         if known.role == "capped" and spec.cap_cores is None:
             self._roles.classified(known)
-        self._reallot()
+        self._stale = True  # made anew once for all who come at the same time
 
     def remove(self, name: str) -> None:
         """See model.Scheduler."""
@@ -101,9 +103,10 @@ class TurnScheduler:
         if gone in self._caps:
             self._caps.remove(gone)
         self._accounts.forget(gone)
-        self._reallot()
+        self._stale = True
 
     def _reallot(self) -> None:
+        self._stale = False
         allotted = allotments_ns([p.spec for p in self._principals.values()], self._settings, stretch=self.stretch)
         for name, principal in self._principals.items():
             principal.allowance_ns += allotted[name] - principal.allotment_ns
@@ -136,6 +139,8 @@ class TurnScheduler:
 
     def decide(self, now_ns: int, readings: Mapping[str, Reading]) -> Decision:
         """See model.Scheduler."""
+        if self._stale:
+            self._reallot()
         if now_ns >= self._scan_ns:  # so the idle ones are among the readings
             self._scanned_ns = now_ns
             self._scan_ns = now_ns + lights.glance_period_ns(len(self._lights), self._settings)
@@ -348,7 +353,11 @@ class TurnScheduler:
     def _rotate(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End turns that are over, begin others, end the cycle if it is over; returns its record."""
         if self._shared:
-            over = self._shared.over()
+            if self._shared.ends(now_ns) and self._left_ns() <= crowd.OVER_NS:
+                return self._close_shared(now_ns)
+            if self._shared.crowd != self._crowded():  # it has become one, or is no longer one
+                self._requeue()
+            over = self._shared.over() if self._turn else []
             for principal in over:
                 used = turns_used(principal.left_ns, principal.allotment_ns, self._rounds)
                 principal.turns = max(principal.turns, used)
@@ -396,7 +405,7 @@ class TurnScheduler:
                 member.turn_floor_ns = member.allowance_ns - amount_ns
                 load += member.rate_cores
             if self._turn:
-                self._shared.begin(self._turn, now_ns)
+                self._shared.begin(self._turn, now_ns, crowd=self._crowded())
         while self._queue and load < self._cores - FULL_TOLERANCE_CORES:
             principal = next(iter(self._queue.values()))
             self._move(principal, "turn")
@@ -411,9 +420,32 @@ class TurnScheduler:
         if self._cores > 1 or self._accounts.allotted_ns < 2 * ROUND_NS or self._caps:
             return {}
         known = list(candidates)
+        if self._crowded():
+            return crowd.amounts(known)
         if sum(allowance_ns for _, allowance_ns in known) < together.TOGETHER_FROM * ROUND_NS:
             return {}  # what is left of this cycle is for exact turns
         return together.amounts_together(known, cycle_ns=self._accounts.allotted_ns, round_ns=ROUND_NS)
+
+    def _crowded(self) -> bool:
+        return crowd.is_crowd(len(self._turn) + len(self._queue) + len(self._spent))
+
+    def _left_ns(self, *, waiting_only: bool = False) -> int:
+        waiting = (self._queue.values(), self._spent.values())
+        return crowd.left_ns(waiting if waiting_only else (self._turn.values(), *waiting))
+
+    def _requeue(self) -> None:
+        """End the turn of several, for other terms."""
+        for principal in list(self._turn.values()):
+            self._move(principal, "queue")
+
+    def _close_shared(self, now_ns: int) -> tuple[CycleRecord, ...]:
+        """End the cycle of a crowd, which goes on sharing the core."""
+        self._requeue()
+        self._held_back = True  # by each other, paused or not
+        closed = self._close(now_ns)
+        self._admit(now_ns)
+        self._held_back = bool(self._queue or self._spent or self._shut)
+        return closed
 
     def _close(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """End the cycle, and as many empty ones after it as it takes until somebody hungry has allowance."""
@@ -450,7 +482,7 @@ class TurnScheduler:
         contended = bool(self._queue or self._spent or self._shut)
         sleep_ns = settings.max_sleep_ns if contended or self._turn else settings.idle_sleep_ns
         if self._shared:
-            return self._shared.sleep_ns(now_ns)
+            return self._shared.sleep_ns(now_ns, self._left_ns(waiting_only=True))
         for principal in self._turn.values():
             principal.due_ns = 0
             if contended:

@@ -1,7 +1,7 @@
 """What an agent takes of memory on a node with pods: all its processes together, proportional set size.
 
-A real agent with everything switched on that the chart can: pods followed by an API server double, metrics served for
-Prometheus and sent by OTLP, traces, health. So many pods with a process each, every one a service.
+A real agent with everything switched on that the chart can: pods followed over TLS by an API server double, metrics
+served for Prometheus and sent by OTLP, traces, health. So many pods with a process each, every one a service.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from support.agents import agent
 from support.controller_server import RunningController
 from support.etcd_server import free_port
 from support.otlp_collector import OtlpCollector
-from support.pod_api import PodServer
+from support.pod_api import PodServer, certificate
 from support.processes import remove_cgroup, temporary_cgroup, wait_until
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import control_pb2
@@ -48,7 +48,8 @@ def _case(pods: int, settle_s: float, switched_on: tuple[str, ...], *, otlp: boo
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="utilctl-bench-")))
         (folder / "api").mkdir()
         controller = stack.enter_context(RunningController(SqliteStore(folder / "policy.db")))
-        server = stack.enter_context(PodServer(folder / "api"))
+        tls = certificate(folder / "api")
+        server = stack.enter_context(PodServer(folder / "api", tls=tls, token="token"))
         collector = stack.enter_context(OtlpCollector())
         base = stack.enter_context(temporary_cgroup())
         stack.callback((base / "cgroup.kill").write_text, "1")

@@ -110,15 +110,20 @@ class Response:
             else:
                 raise HttpError("the connection was closed within an answer")
 
-    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+    async def _event(self) -> h11.Event | None:
+        """The next one; None where there will be none, after a body or another protocol's upgrade."""
         try:
-            while (event := self._protocol.next_event()) is h11.NEED_DATA:
+            while True:
+                event = self._protocol.next_event()
+                if isinstance(event, h11.Event):
+                    return event
+                if event is h11.PAUSED:
+                    return None
                 self._protocol.receive_data(await self._reader.read(CHUNK_BYTES))
         except h11.RemoteProtocolError as error:
             raise HttpError(str(error)) from None
         except OSError as error:
             raise HttpError(_said(error)) from None
-        return event
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import time
@@ -80,7 +81,7 @@ class PodWatch:
         self._saving: asyncio.TimerHandle | None = None
         self._version = ANY_VERSION
         self._told = ""
-        self._granted_s: float | None = None
+        self._granted_s = math.inf
         self.synced = False
         self.restarts = 0
 
@@ -99,7 +100,7 @@ class PodWatch:
         retry_s = FIRST_RETRY_S
         try:
             while True:
-                self._granted_s = None
+                self._granted_s = math.inf
                 try:
                     await self._list()
                     await self._follow()
@@ -108,7 +109,7 @@ class PodWatch:
                 except PodsUnavailableError as error:
                     self._tell(error)
                 self.restarts += 1
-                if self._granted_s is not None and time.monotonic() - self._granted_s > STEADY_S:
+                if time.monotonic() - self._granted_s > STEADY_S:
                     retry_s = FIRST_RETRY_S
                 # Full jitter: the agents of a whole cluster ask the same servers.
                 await asyncio.sleep(random.uniform(0.1, 1.0) * retry_s)  # noqa: S311 - jitter, not a secret
@@ -133,7 +134,7 @@ class PodWatch:
         while True:
             started_s = time.monotonic()
             async with self._api.changes(self._version) as changes:
-                self._granted_s = self._granted_s or started_s
+                self._granted_s = min(self._granted_s, started_s)
                 if self._told:
                     _LOG.warning("Kubernetes tells of pods again")
                     self._told = ""

@@ -43,7 +43,7 @@ from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import open_process, thaw_journal
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-from utilctl_common.telemetry import context_of, setup
+from utilctl_common.telemetry import context_of, in_context, setup
 
 _LOG = logging.getLogger(__name__)
 
@@ -311,6 +311,11 @@ class LinkApp:
         return self._keeper.renew(epoch, generation, lease_ns, boottime_ns())
 
     def _on_targets(self, offered: TargetSet) -> None:
+        # What is logged meanwhile belongs to the trace of the decision, whether or not spans are exported.
+        with in_context(offered.traceparent):
+            self._take_targets(offered)
+
+    def _take_targets(self, offered: TargetSet) -> None:
         policies_before, disabled_before = self._keeper.policies(), self._keeper.disabled
         changed = self._keeper.offer(offered, boottime_ns())
         if not changed:

@@ -31,6 +31,7 @@ test: lint
 	@tools/setup_etcd.sh $(VENV)/etcd
 	@tools/setup_helm.sh $(VENV)/helm $(BIN)/python
 	@tools/setup_prometheus.sh $(VENV)/prometheus
+	@tools/setup_systemd.sh $(VENV)/systemd
 	@tools/setup_podman.sh
 	@tools/setup_image_base.sh localhost/utilctl-base:test
 	$(BIN)/pytest -n 2 -q -m "not quiet"

@@ -1,11 +1,12 @@
 """What an agent takes of memory on a node with pods: all its processes together, proportional set size.
 
-A real agent with everything switched on that the chart can: pods followed by an API server double, metrics served for
-Prometheus and sent by OTLP, traces, health. So many pods with a process each, every one a service.
+A real agent with everything switched on that the chart can: pods followed over TLS by an API server double, metrics
+served for Prometheus and sent by OTLP, traces, health. So many pods with a process each, every one a service.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import subprocess
@@ -22,7 +23,7 @@ from support.agents import agent
 from support.controller_server import RunningController
 from support.etcd_server import free_port
 from support.otlp_collector import OtlpCollector
-from support.pod_api import PodServer
+from support.pod_api import PodServer, certificate
 from support.processes import remove_cgroup, temporary_cgroup, wait_until
 from utilctl_controller.store.sqlite import SqliteStore
 from utilctl_proto.v1 import control_pb2
@@ -32,6 +33,10 @@ NODE: Final = "node-1"
 CHART: Final = ("--kubernetes", "--metrics=127.0.0.1:{}", "--health=127.0.0.1:{}")
 SETTLE_S: Final = 15.0
 PODS: Final = (10, 100)
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+PRESENT: Final = 1 << 63
+FRAME: Final = (1 << 55) - 1
+"""Of an entry of /proc/PID/pagemap, see the kernel's Documentation/admin-guide/mm/pagemap.rst."""
 
 
 def cases(*, quick: bool) -> dict[str, Case]:
@@ -48,7 +53,8 @@ def _case(pods: int, settle_s: float, switched_on: tuple[str, ...], *, otlp: boo
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="utilctl-bench-")))
         (folder / "api").mkdir()
         controller = stack.enter_context(RunningController(SqliteStore(folder / "policy.db")))
-        server = stack.enter_context(PodServer(folder / "api"))
+        tls = certificate(folder / "api")
+        server = stack.enter_context(PodServer(folder / "api", tls=tls, token="token"))
         collector = stack.enter_context(OtlpCollector())
         base = stack.enter_context(temporary_cgroup())
         stack.callback((base / "cgroup.kill").write_text, "1")
@@ -63,10 +69,12 @@ def _case(pods: int, settle_s: float, switched_on: tuple[str, ...], *, otlp: boo
             time.sleep(settle_s)
             pids = {running.process.pid, *running.processes()}
             parts = {_part(pid): _pss_mb(pid) for pid in pids}
+            alone_mb = _alone_mb(pids)
             running.process.terminate()
             running.wait()
     total = sum(parts.values())
-    return {"pods": pods, "total_mb": round(total, 1), "goal_mb": GOAL_MB if switched_on else None, "parts_mb": parts}
+    goal = GOAL_MB if switched_on else None
+    return {"pods": pods, "total_mb": round(total, 1), "goal_mb": goal, "alone_mb": alone_mb, "parts_mb": parts}
 
 
 def _pod(base: Path, number: int, server: PodServer, stack: contextlib.ExitStack) -> None:
@@ -98,6 +106,26 @@ def _part(pid: int) -> str:
 def _pss_mb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6, 1)
+
+
+def _alone_mb(pids: set[int]) -> float | None:
+    """Memory in which any of these has a part, each page once: what they would take if nobody shared it with them.
+
+    Of pages of libraries only those count that they have touched. None without the right to know (CAP_SYS_ADMIN).
+    """
+    frames: set[int] = set()
+    for pid in pids:
+        with Path(f"/proc/{pid}/pagemap").open("rb") as pagemap:
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                begin, _, end = line.split()[0].partition("-")
+                first, last = int(begin, 16) // PAGE_BYTES, int(end, 16) // PAGE_BYTES
+                if "[vsyscall]" in line:
+                    continue
+                pagemap.seek(8 * first)
+                entries = array.array("Q", pagemap.read(8 * (last - first)))
+                frames.update(entry & FRAME for entry in entries if entry & PRESENT)
+    frames.discard(0)  # all of them, for those who may not know
+    return round(len(frames) * PAGE_BYTES / 1e6, 1) if frames else None
 
 
 def plot(results: dict[str, Any], path: Path) -> None:

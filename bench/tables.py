@@ -395,11 +395,11 @@ def sandbox(results: dict[str, Any]) -> str:
 def agent_memory(results: dict[str, Any]) -> str:
     """What an agent takes."""
     rows = [
-        [name, number(row["total_mb"], 1), number(row["total_mb"] * 1e6 / 2**20, 1), number(row["goal_mb"], 0)]
+        [name, number(row["total_mb"], 1), number(row["goal_mb"], 0), number(row.get("alone_mb"), 1)]
         + [number(row["parts_mb"].get(part), 1) for part in ("guard", "loop", "link")]
         for name, row in results.items()
     ]
-    return table(["", "in all, MB", "MiB", "goal, MB", "guard", "loop", "link"], rows)
+    return table(["", "in all, MB", "goal, MB", "alone, MB", "guard", "loop", "link"], rows)
 
 
 def response_times(results: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ python=${PYTHON:-$root/.venv/bin/python}
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cp "$root/deploy/Dockerfile" "$context/"
-"$python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir "$context/wheels" "$root[kubernetes]"
+"$python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir "$context/wheels" "$root"
 # Beside each other, podman's runc is the one that works on hosts with both versions of cgroups.
 case $engine in */podman) set -- --runtime runc --network none --ulimit nofile=1024:4096 ;; *) set -- ;; esac
 for target in $targets; do

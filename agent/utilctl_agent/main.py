@@ -21,6 +21,7 @@ from utilctl_agent.link.settings import AGENT_MODES, AgentSettings
 from utilctl_agent.safety.owners import Owner, living_owners
 from utilctl_agent.safety.thaw import default_run_dir, ensure_run_dir
 from utilctl_common.errors import ConflictError, UsageError, UtilctlError
+from utilctl_common.logs import LOG_FORMATS
 from utilctl_common.quantities import parse_address, parse_cpu_list, parse_duration_ns
 
 
@@ -63,11 +64,14 @@ Examples:
 )
 @click.option("--health", default="", metavar="HOST:PORT", help="Serve the gRPC health protocol here.")
 @click.option("--metrics", default="", metavar="HOST:PORT", help="Let Prometheus fetch metrics here.")
+@click.option(
+    "--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True, help="How to log: a line each."
+)
 @click.option("--take-over", is_flag=True, help="Stop the agent that manages this scope, once this one is ready.")
 def cli(
     *, host: str, controller: str, scope: str | None, cpus: str | None, mode: str, quantum: str, cycle: str,
     kubernetes: bool, node_name: str | None, label_map: tuple[str, ...], health: str, metrics: str,
-    take_over: bool,
+    log_format: str, take_over: bool,
 ) -> AgentSettings:  # fmt: skip
     """Enforce this host's targets: pause services that are over theirs, resume those that are under.
 
@@ -93,6 +97,7 @@ def cli(
         label_map=tuple(map(_label_pair, label_map)),
         health=health,
         metrics=metrics,
+        log_format=next(known for known in LOG_FORMATS if known == log_format),
     )
     if label_map and not kubernetes:
         raise UsageError("--label-map needs --kubernetes", hint="add it, or leave the map out")

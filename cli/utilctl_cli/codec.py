@@ -29,6 +29,7 @@ from utilctl_cli.documents import (
     SetShareDocument,
     ShareDocument,
     SwitchDocument,
+    WaitingDocument,
 )
 from utilctl_common.matchers import Matcher, matcher_from_mapping
 from utilctl_common.policy import SeePolicy
@@ -255,6 +256,7 @@ def services_document(response: control_pb2.ListServicesResponse) -> ServicesDoc
     """Every service and the controller."""
     return {
         "services": [service_document(service) for service in response.services],
+        "waiting": [_waiting(service) for service in response.waiting],
         "controller": _controller(response.controller),
     }
 
@@ -382,6 +384,16 @@ def _host(host: control_pb2.HostStatus) -> HostDocument:
         "rms_relative_error_ratio": host.rms_relative_error_ratio,
         "overhead_ratio": host.overhead_ratio,
         "sees": host.sees,
+        "waiting": {entry.see: entry.pods for entry in host.waiting},
+    }
+
+
+def _waiting(service: control_pb2.WaitingService) -> WaitingDocument:
+    return {
+        "see": service.see,
+        "pods": service.pods,
+        "hosts": service.hosts,
+        "per_host": [{"host": entry.host, "pods": entry.pods} for entry in service.per_host],
     }
 
 

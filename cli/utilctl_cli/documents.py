@@ -105,7 +105,8 @@ class ShareDocument(ServiceDocument):
 
 
 class HostDocument(TypedDict):
-    """One host as its agent last reported it. ``rms_relative_error_ratio`` 0.01 is 1 %."""
+    """One host as its agent last reported it. ``rms_relative_error_ratio`` 0.01 is 1 %. ``waiting``: its pods by the
+    service without a share that they name."""
 
     host: str
     connected: bool
@@ -122,12 +123,30 @@ class HostDocument(TypedDict):
     rms_relative_error_ratio: float
     overhead_ratio: float
     sees: int
+    waiting: dict[str, int]
+
+
+class WaitingOnHostDocument(TypedDict):
+    """Pods on one host."""
+
+    host: str
+    pods: int
+
+
+class WaitingDocument(TypedDict):
+    """A service without a share, and pods that name it. ``per_host`` has ten hosts at most, the fullest first."""
+
+    see: str
+    pods: int
+    hosts: int
+    per_host: list[WaitingOnHostDocument]
 
 
 class ServicesDocument(TypedDict):
     """``utilctl get services``."""
 
     services: list[ServiceDocument]
+    waiting: list[WaitingDocument]
     controller: ControllerDocument
 
 

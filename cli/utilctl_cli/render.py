@@ -27,6 +27,7 @@ from utilctl_cli.documents import (
     ServiceDocument,
     ServicesDocument,
     ShareDocument,
+    WaitingDocument,
 )
 from utilctl_cli.failures import one_line
 from utilctl_cli.wording import cap_words, change_words, count_words, entry_words, hold_words, match_words, number_words
@@ -39,7 +40,7 @@ WIDTH_WHEN_PIPED: Final = 80
 """Columns of a table that does not go to a terminal, unless COLUMNS says otherwise."""
 
 _MOST_HOSTS: Final = 5
-"""Hosts of a planned change that are named in a table; JSON has all of them."""
+"""Hosts of a planned change, or with pods that wait, that are named in a table; JSON has all of them, or more."""
 
 MIN_WIDTH: Final = 60
 """Columns used even where the terminal has fewer: below this the numbers alone do not fit."""
@@ -70,7 +71,8 @@ def services(document: ServicesDocument) -> str:
         for s in document["services"]
     ]  # fmt: skip
     empty = "no services yet; give one its share with 'utilctl set-share svc=web 3'"
-    return text_table(columns, rows, empty, [*_problems(document["services"]), *_degraded(document["controller"])])
+    notes = [*_problems(document["services"]), *map(_waits, document["waiting"]), *_degraded(document["controller"])]
+    return text_table(columns, rows, empty, notes)
 
 
 def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
@@ -88,6 +90,11 @@ def hosts(document: HostsDocument, *, now_unix_ns: int | None = None) -> str:
         f"{h['host']}: enforces targets {h['applied_generation']}, the newest are {h['pushed_generation']}"
         for h in document["hosts"]
         if h["connected"] and h["applied_generation"] < h["pushed_generation"]
+    ]
+    notes += [
+        f"{h['host']}: {count_words(pods, 'pod')} waiting for a share of {see}"
+        for h in document["hosts"]
+        for see, pods in h["waiting"].items()
     ]
     empty = "no host yet; start 'utilctl-agent --host NAME --controller ADDR' on one"
     return text_table(columns, rows, empty, [*notes, *_degraded(document["controller"])])
@@ -219,6 +226,14 @@ def _problems(documents: Iterable[ServiceDocument]) -> list[str]:
         for share in service["per_host"]
         if share["problem"]
     ]
+
+
+def _waits(waiting: WaitingDocument) -> str:
+    shown = waiting["per_host"][:_MOST_HOSTS]
+    on = ", ".join(f"{count_words(entry['pods'], 'pod')} on {entry['host']}" for entry in shown)
+    others = waiting["hosts"] - len(shown)
+    more = f" and {count_words(waiting['pods'] - sum(e['pods'] for e in shown), 'pod')} elsewhere" if others > 0 else ""
+    return f"pods waiting for a share: {waiting['see']} ({on}{more}); give it one with 'utilctl set-share'"
 
 
 def _degraded(controller: ControllerDocument) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider, Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -166,6 +166,16 @@ def trace_id_of(traceparent: str) -> str:
 def context_of(traceparent: str) -> Context:
     """A context whose current span is the one that ``traceparent`` names; an empty one if it is malformed."""
     return _PROPAGATOR.extract({TRACEPARENT: traceparent}, Context())
+
+
+@contextmanager
+def in_context(traceparent: str) -> Iterator[None]:
+    """Make the span that ``traceparent`` names the current one, without beginning one."""
+    token = attach(context_of(traceparent))
+    try:
+        yield
+    finally:
+        detach(token)
 
 
 @contextmanager

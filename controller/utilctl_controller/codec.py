@@ -26,8 +26,8 @@ from utilctl_controller.edits import (
 )
 from utilctl_controller.explain import Explanation
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, SeeReading
-from utilctl_controller.reports import MAX_SEES
-from utilctl_controller.status import HostShareView, HostView, ServiceView
+from utilctl_controller.reports import MAX_SEES, MAX_WAITING
+from utilctl_controller.status import HostShareView, HostView, ServiceView, WaitingView
 from utilctl_controller.store.port import HistoryEntry, Record, Snapshot, SwitchRecord
 from utilctl_proto.v1 import agent_pb2, common_pb2, control_pb2
 
@@ -96,6 +96,7 @@ def report_from(message: agent_pb2.Report) -> HostReading:
         )
         if message.HasField("loop")
         else None,
+        waiting=tuple((entry.see, entry.pods) for entry in message.waiting[: MAX_WAITING + 1]),
     )
 
 
@@ -324,6 +325,10 @@ def _host_share(view: HostShareView) -> control_pb2.HostShare:
     )
 
 
+MAX_WAITING_HOSTS: Final = 10
+"""Hosts that are named with a service that pods wait for."""
+
+
 def _int64(value: int) -> int:
     """Sums of what agents report pass the wire's range if one of them lies, or after 292 years of one core's time."""
     return min(value, 2**63 - 1)
@@ -361,6 +366,17 @@ def host_message(view: HostView, now_unix_ns: int) -> control_pb2.HostStatus:
         rms_relative_error_ratio=loop.rms_relative_error_ratio if loop else 0.0,
         overhead_ratio=host.overhead_ratio,
         sees=view.sees,
+        waiting=[common_pb2.WaitingPods(see=see, pods=pods) for see, pods in view.waiting.items()],
+    )
+
+
+def waiting_message(view: WaitingView) -> control_pb2.WaitingService:
+    """A service that pods wait for."""
+    return control_pb2.WaitingService(
+        see=view.see,
+        pods=view.pods,
+        hosts=len(view.by_host),
+        per_host=[control_pb2.WaitingOnHost(host=host, pods=pods) for host, pods in view.most_on(MAX_WAITING_HOSTS)],
     )
 
 

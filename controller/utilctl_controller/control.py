@@ -22,7 +22,7 @@ from utilctl_controller.metrics import ControllerMetrics
 from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer, reachability_warnings
 from utilctl_controller.rpc_errors import answering
-from utilctl_controller.status import ServiceView, host_views, service_views
+from utilctl_controller.status import ServiceView, host_views, service_views, waiting_views
 from utilctl_controller.writes import PolicyWriter
 from utilctl_proto.v1 import control_pb2, control_pb2_grpc
 
@@ -214,7 +214,9 @@ class ControlPlane(control_pb2_grpc.ControlServiceServicer):
         """Every SEE, by name."""
         views = service_views(self._rebalancer, self._keeper.records, time.monotonic_ns())
         return control_pb2.ListServicesResponse(
-            services=[codec.service_message(view) for view in views.values()], controller=self._controller()
+            services=[codec.service_message(view) for view in views.values()],
+            controller=self._controller(),
+            waiting=map(codec.waiting_message, waiting_views(self._rebalancer, time.monotonic_ns())),
         )
 
     @led

@@ -55,7 +55,7 @@ class LoopReading:
 @dataclass(frozen=True, slots=True)
 class HostReading:
     """One report. ``sequence`` increases within a stream; ``interval_ns`` is the time since the report
-    before."""
+    before; ``waiting`` are pods by the service without a share that they name."""
 
     sequence: int
     interval_ns: int
@@ -63,6 +63,7 @@ class HostReading:
     unclaimed_cores: float
     sees: tuple[SeeReading, ...]
     loop: LoopReading | None
+    waiting: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

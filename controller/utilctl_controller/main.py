@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Final, NoReturn
@@ -15,9 +16,12 @@ from typing import Final, NoReturn
 import click
 
 from utilctl_common.errors import UsageError, UtilctlError
+from utilctl_common.logs import LOG_FORMATS, LogFormat, set_up_logs
 from utilctl_common.quantities import parse_address, parse_duration_ns
 from utilctl_controller.settings import MODES, ControllerSettings, parse_mode
 from utilctl_controller.store.open import open_store
+
+_LOG = logging.getLogger("utilctl_controller")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +49,9 @@ from utilctl_controller.store.open import open_store
     "--mode", type=click.Choice(MODES), default="fleet", show_default=True, help="How the fleet is allocated."
 )
 @click.option("--metrics", default="", metavar="HOST:PORT", help="Let Prometheus fetch metrics here.")
+@click.option(
+    "--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True, help="How to log: a line each."
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log agents coming and going.")
 def cli(
     listen: str,
@@ -55,6 +62,7 @@ def cli(
     lease: str,
     mode: str,
     metrics: str,
+    log_format: LogFormat,
     verbose: bool,
 ) -> None:
     """Serve one controller until SIGTERM or SIGINT.
@@ -67,10 +75,11 @@ def cli(
       utilctl-controller --store sqlite:/var/lib/utilctl/policy.db
       utilctl-controller --listen 0.0.0.0:7400 --advertise ctl-1:7400 --store etcd:e1:2379,e2:2379,e3:2379
     """
-    logging.basicConfig(
+    set_up_logs(
+        log_format,
         level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(message)s",
-        stream=sys.stderr,
+        text_format="%(levelname)s %(message)s",
+        host=socket.gethostname(),
     )
     settings = ControllerSettings(
         listen=listen,
@@ -81,7 +90,13 @@ def cli(
     )
     if metrics:
         parse_address(metrics)
-    asyncio.run(_serve(settings, store_spec, etcd_tls, metrics))
+    try:
+        asyncio.run(_serve(settings, store_spec, etcd_tls, metrics, log_format))
+    except UtilctlError as error:
+        if log_format == "text":
+            raise
+        _LOG.error("%s", error)
+        sys.exit(error.exit_code)
 
 
 GC_THRESHOLDS: Final = (20_000, 20, 200)
@@ -94,7 +109,9 @@ SWITCH_S: Final = 0.0005
 brings what agents say. Arbitrary; the default of 5 ms adds up to seconds when there are thousands of them."""
 
 
-async def _serve(settings: ControllerSettings, store_spec: str, etcd_tls: Path | None, metrics: str) -> None:
+async def _serve(
+    settings: ControllerSettings, store_spec: str, etcd_tls: Path | None, metrics: str, log_format: LogFormat
+) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(SWITCH_S)
     # What goes wrong in grpc's core reaches us as an error; its own log lines would stand beside our one.
@@ -119,7 +136,11 @@ async def _serve(settings: ControllerSettings, store_spec: str, etcd_tls: Path |
     try:
         async with serving(settings, store, telemetry) as address:
             started.set()
-            click.echo(f"utilctl-controller listening on {address}")
+            if log_format == "json":
+                _LOG.setLevel(logging.INFO)
+                _LOG.info("listening on %s", address)
+            else:
+                click.echo(f"utilctl-controller listening on {address}")
             await stop.wait()
     except asyncio.CancelledError:
         if not stop.is_set():

@@ -36,6 +36,7 @@ GAUGES = {
     "utilctl_controller_enabled_ratio": "1 while shares hold, 0 while an operator has disabled them on the fleet",
     "utilctl_service_share": "Configured share of a service",
     "utilctl_controller_hosts_behind": "Connected hosts that do not enforce yet what was sent to them last",
+    "utilctl_controller_waiting_pods": "Pods whose label names a service that has no share",
     "utilctl_controller_held_services": "Services whose targets are held",
 }
 """Every gauge, and what it is."""

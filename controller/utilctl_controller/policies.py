@@ -197,10 +197,12 @@ class PolicyKeeper:
                     if self._in_flight.get(see) == mine:
                         del self._in_flight[see]
             span.set_attribute("utilctl.outcome", type(outcome).__name__)
-        if isinstance(outcome, Unavailable):
-            self._set_status(available=False, reason=outcome.reason)
-        else:
-            self._set_status(available=True, reason="")
+            # Within the span, so that these lines of the log lead to the trace.
+            if isinstance(outcome, Unavailable):
+                self._set_status(available=False, reason=outcome.reason)
+            else:
+                self._set_status(available=True, reason="")
+            _LOG.info("%s of %s: %s", name, ", ".join(sees[:_NAMED]) or "the fleet", how)
         return outcome
 
     async def _read(self, name: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from utilctl_common.errors import UsageError
+from utilctl_common.names import parse_see_name
 from utilctl_controller.fleet import AgentHello, HostReading, LoopReading, SeeReading
 
 MAX_HOST_CORES: Final = 65_536.0
@@ -27,6 +28,12 @@ MAX_SEES: Final = 20_000
 MAX_PROCESSES: Final = 4_194_304
 """Most processes of one service on one host that are believed: Linux numbers no more (PID_MAX_LIMIT)."""
 
+MAX_WAITING: Final = 100
+"""Most services without a share of one report that are looked at; agents send no more."""
+
+MAX_PODS: Final = 100_000
+"""Most pods of one node that are believed. Arbitrary: kubelets run some hundreds."""
+
 MAX_TEXT: Final = 300
 """Longest free text kept from an agent, in characters."""
 
@@ -34,7 +41,7 @@ TOLERANCE: Final = 1.1
 """A rate above capacity by less than this factor is a rounding of interval ends, bounded without being
 counted."""
 
-Reason = Literal["replayed", "not_finite", "negative", "too_large", "duplicate"]
+Reason = Literal["replayed", "not_finite", "negative", "too_large", "duplicate", "not_a_name"]
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
@@ -147,7 +154,15 @@ def clean_report(
             sees[entry.see] = good
     loop = _clean_loop(check, report.loop) or (previous.loop if previous else None)
     return (
-        HostReading(report.sequence, interval_ns, capacity, unclaimed, tuple(sees.values()), loop),
+        HostReading(
+            report.sequence,
+            interval_ns,
+            capacity,
+            unclaimed,
+            tuple(sees.values()),
+            loop,
+            _clean_waiting(check, report.waiting),
+        ),
         tuple(check.problems),
     )
 
@@ -169,6 +184,23 @@ def _clean_see(check: _Checker, entry: SeeReading, capacity: float) -> SeeReadin
         processes=round(check.bounded(entry.processes, MAX_PROCESSES, f"processes of {name}")),
         problem=plain_text(entry.problem),
     )
+
+
+def _clean_waiting(check: _Checker, waiting: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    if len(waiting) > MAX_WAITING:
+        check.note("too_large", "services that pods wait for", len(waiting))
+    found: dict[str, int] = {}
+    for see, pods in waiting[:MAX_WAITING]:
+        try:
+            parse_see_name(see)
+        except UsageError:
+            check.note("not_a_name", "service that pods wait for", see)
+            continue
+        if see in found:
+            check.note("duplicate", "service that pods wait for", see)
+        elif pods > 0:
+            found[see] = round(check.bounded(pods, MAX_PODS, f"pods that wait for {see}"))
+    return tuple(sorted(found.items()))
 
 
 def _clean_loop(check: _Checker, loop: LoopReading | None) -> LoopReading | None:

@@ -32,7 +32,7 @@ from utilctl_controller.policies import PolicyKeeper
 from utilctl_controller.rebalance import Rebalancer
 from utilctl_controller.sessions import AgentSessions
 from utilctl_controller.settings import ControllerSettings
-from utilctl_controller.status import service_views
+from utilctl_controller.status import service_views, waiting_views
 from utilctl_controller.store.port import PolicyStore
 from utilctl_controller.workers import DaemonWorkers
 from utilctl_proto.v1 import agent_pb2_grpc, control_pb2_grpc
@@ -330,6 +330,8 @@ class Controller:
             for host in self._rebalancer.hosts.values()
         )
         gauges.append(Gauge("utilctl_controller_hosts_behind", behind))
+        waiting = sum(view.pods for view in waiting_views(self._rebalancer, now_ns))
+        gauges.append(Gauge("utilctl_controller_waiting_pods", waiting))
         views = service_views(self._rebalancer, self._keeper.records, now_ns)
         for name, view in list(views.items())[:limit]:
             of = (("service", name),)

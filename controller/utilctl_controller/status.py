@@ -3,7 +3,7 @@ decision."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from utilctl_controller.fleet import HostState
@@ -69,12 +69,31 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """One host. ``silent_ns`` is the time since its newest report, None if there was none."""
+    """One host. ``silent_ns`` is the time since its newest report, None if there was none; ``waiting`` are pods by the
+    service without a share that they name."""
 
     state: HostState
     consumption_cores: float
     sees: int
     silent_ns: int | None
+    waiting: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class WaitingView:
+    """A service that has no share, and the pods by host that name it."""
+
+    see: str
+    by_host: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def pods(self) -> int:
+        """On all hosts."""
+        return sum(self.by_host.values())
+
+    def most_on(self, hosts: int) -> list[tuple[str, int]]:
+        """Hosts with most of them, so many at most."""
+        return sorted(self.by_host.items(), key=lambda entry: (-entry[1], entry[0]))[:hosts]
 
 
 def service_views(
@@ -129,5 +148,21 @@ def host_views(rebalancer: Rebalancer, now_ns: int) -> list[HostView]:
         used = sum(entry.consumption_cores for entry in host.readings.values()) if live else 0.0
         running = sum(entry.processes > 0 for entry in host.readings.values()) if live else 0
         silent_ns = None if host.reported_at_ns is None else now_ns - host.reported_at_ns
-        views.append(HostView(host, used, running, silent_ns))
+        waiting = _waiting(host, rebalancer.policies) if live else {}
+        views.append(HostView(host, used, running, silent_ns, waiting))
     return views
+
+
+def waiting_views(rebalancer: Rebalancer, now_ns: int) -> list[WaitingView]:
+    """Services that pods of hosts which count wait for, by name."""
+    views: dict[str, WaitingView] = {}
+    for name, host in sorted(rebalancer.hosts.items()):
+        if rebalancer.counts(host, now_ns):
+            for see, pods in _waiting(host, rebalancer.policies).items():
+                views.setdefault(see, WaitingView(see)).by_host[name] = pods
+    return [views[see] for see in sorted(views)]
+
+
+def _waiting(host: HostState, policies: Collection[str]) -> dict[str, int]:
+    """Without those who got a share since the host reported."""
+    return {see: pods for see, pods in host.reading.waiting if see not in policies} if host.reading else {}

@@ -71,9 +71,13 @@ def printed(utilctl: Run, stand_in: StartStandIn, method: str, response: Any, *a
 
 
 def test_get_services(utilctl: Run, stand_in: StartStandIn) -> None:
-    response = control_pb2.ListServicesResponse(services=[SERVICE], controller=CONTROLLER)
+    waiting = control_pb2.WaitingService(
+        see="svc=foo", pods=3, hosts=1, per_host=[control_pb2.WaitingOnHost(host="node-1", pods=3)]
+    )
+    response = control_pb2.ListServicesResponse(services=[SERVICE], controller=CONTROLLER, waiting=[waiting])
     assert printed(utilctl, stand_in, "ListServices", response, "get", "services") == {
         "services": [SERVICE_JSON],
+        "waiting": [{"see": "svc=foo", "pods": 3, "hosts": 1, "per_host": [{"host": "node-1", "pods": 3}]}],
         "controller": CONTROLLER_JSON,
     }
 
@@ -93,9 +97,11 @@ def test_get_hosts(utilctl: Run, stand_in: StartStandIn) -> None:
         "applied_generation": 8, "last_report_unix_ns": AT_NS, "rms_relative_error_ratio": 0.5,
         "overhead_ratio": 0.25, "sees": 3,
     }  # fmt: skip
-    response = control_pb2.ListHostsResponse(hosts=[control_pb2.HostStatus(**host)], controller=CONTROLLER)  # type: ignore[arg-type] # a dict of mixed values
+    waiting = [common_pb2.WaitingPods(see="svc=foo", pods=3)]
+    status = control_pb2.HostStatus(**host, waiting=waiting)  # type: ignore[arg-type] # a dict of mixed values
+    response = control_pb2.ListHostsResponse(hosts=[status], controller=CONTROLLER)
     assert printed(utilctl, stand_in, "ListHosts", response, "get", "hosts") == {
-        "hosts": [{**host, "last_report_at": AT}],
+        "hosts": [{**host, "last_report_at": AT, "waiting": {"svc=foo": 3}}],
         "controller": CONTROLLER_JSON,
     }
 

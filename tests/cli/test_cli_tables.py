@@ -18,6 +18,8 @@ from utilctl_cli.documents import (
     PolicyDocument,
     RecordDocument,
     ServiceDocument,
+    WaitingDocument,
+    WaitingOnHostDocument,
 )
 from utilctl_common.quantities import NS_PER_S
 
@@ -62,7 +64,7 @@ def host(name: str = "node-1", **fields: Any) -> HostDocument:
         "host": name, "connected": True, "capacity_cores": 64, "unclaimed_cores": 0.5, "consumption_cores": 60,
         "mechanism": "freezer", "mechanism_reason": "", "agent_version": "0.1.0", "pushed_generation": 9,
         "applied_generation": 9, "last_report_at": None, "last_report_unix_ns": NOW_NS,
-        "rms_relative_error_ratio": 0.0123, "overhead_ratio": 0.004, "sees": 12,
+        "rms_relative_error_ratio": 0.0123, "overhead_ratio": 0.004, "sees": 12, "waiting": {},
     }  # fmt: skip
     return {**usual, **fields}  # type: ignore[typeddict-item] # the test's own overrides
 
@@ -81,20 +83,21 @@ def cells(text: str, first: str) -> list[str]:
 
 
 def test_services_show_policy_and_cores() -> None:
-    text = render.services({"services": [service(cap_cores=4)], "controller": CONTROLLER})
+    text = render.services({"services": [service(cap_cores=4)], "waiting": [], "controller": CONTROLLER})
     assert cells(text, "SERVICE") == ["SERVICE", "SHARE", "FLOOR", "CAP", "ENTITLED", "DEMAND", "USED", "HOSTS"]
     assert cells(text, "svc=web") == ["svc=web", "3", "0", "4", "1.50", "2.50", "1.25", "1"]
 
 
 def test_an_empty_fleet_says_what_to_do_next() -> None:
-    assert "utilctl set-share" in render.services({"services": [], "controller": CONTROLLER})
+    assert "utilctl set-share" in render.services({"services": [], "waiting": [], "controller": CONTROLLER})
     assert "utilctl-agent" in render.hosts({"hosts": [], "controller": CONTROLLER})
     assert render.history({"entries": []}) == "no change has been made yet"
 
 
 def test_a_degraded_controller_and_an_agents_problem_stand_below_the_table() -> None:
     degraded: ControllerDocument = {**CONTROLLER, "degraded_reason": "the store is away"}
-    text = render.services({"services": [service([host_share(problem="no permission")])], "controller": degraded})
+    services = [service([host_share(problem="no permission")])]
+    text = render.services({"services": services, "waiting": [], "controller": degraded})
     assert "svc=web on node-1: no permission" in text
     assert "controller degraded: the store is away" in text
 
@@ -120,6 +123,20 @@ def test_a_host_is_up_or_lost_for_some_time(fields: dict[str, Any], state: str) 
 def test_a_host_that_lags_behind_its_targets_is_named() -> None:
     text = render.hosts({"hosts": [host(applied_generation=7)], "controller": CONTROLLER}, now_unix_ns=NOW_NS)
     assert "node-1: enforces targets 7, the newest are 9" in text
+
+
+def test_pods_that_wait_for_a_share_stand_below_the_table() -> None:
+    per_host: list[WaitingOnHostDocument] = [{"host": f"node-{number}", "pods": 9 - number} for number in range(1, 8)]
+    waiting: list[WaitingDocument] = [
+        {"see": "svc=bar", "pods": 100, "hosts": 40, "per_host": per_host},
+        {"see": "svc=foo", "pods": 3, "hosts": 1, "per_host": [{"host": "node-1", "pods": 3}]},
+    ]
+    words = " ".join(render.services({"services": [], "waiting": waiting, "controller": CONTROLLER}).split())
+    assert "pods waiting for a share: svc=foo (3 pods on node-1); give it one with 'utilctl set-share'" in words
+    assert "svc=bar (8 pods on node-1, 7 pods on node-2" in words
+    assert "4 pods on node-5 and 70 pods elsewhere)" in words
+    text = render.hosts({"hosts": [host(waiting={"svc=foo": 1})], "controller": CONTROLLER}, now_unix_ns=NOW_NS)
+    assert "node-1: 1 pod waiting for a share of svc=foo" in text
 
 
 def test_explain_begins_with_its_sentence_and_holds_the_figures() -> None:
@@ -209,7 +226,7 @@ def test_every_table_fits_80_columns_and_holds_no_control_characters(
         "new": policy(see), "store_revision": 0, "fleet_disabled": None,
     }  # fmt: skip
     texts = [
-        render.services({"services": [one], "controller": {**CONTROLLER, "degraded_reason": reason}}),
+        render.services({"services": [one], "waiting": [], "controller": {**CONTROLLER, "degraded_reason": reason}}),
         render.hosts({"hosts": [host(name, mechanism="signal")], "controller": CONTROLLER}, now_unix_ns=NOW_NS),
         render.share(share),
         render.explain(one),
@@ -223,7 +240,9 @@ def test_every_table_fits_80_columns_and_holds_no_control_characters(
 
 
 def test_numbers_stand_right_aligned_below_their_titles() -> None:
-    text = render.services({"services": [service(), service(see="svc=longer", share=1000)], "controller": CONTROLLER})
+    text = render.services(
+        {"services": [service(), service(see="svc=longer", share=1000)], "waiting": [], "controller": CONTROLLER}
+    )
     header, *rows = text.splitlines()
     end = header.index("SHARE") + len("SHARE")
     assert [row[:end].split()[1] for row in rows] == ["3", "1000"]
@@ -233,7 +252,7 @@ def test_numbers_stand_right_aligned_below_their_titles() -> None:
 def test_numbers_are_never_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     wide = service(see="svc=" + "w" * 100, share=123456.5)
-    text = render.services({"services": [{**wide, "demand_cores": 123456.78}], "controller": CONTROLLER})
+    text = render.services({"services": [{**wide, "demand_cores": 123456.78}], "waiting": [], "controller": CONTROLLER})
     assert "123456.5" in text
     assert "123456.78" in text
     assert "1.25" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 from utilctl_controller.demand import DemandWindow
 from utilctl_controller.edits import PolicyEdit, WriteTerms, apply_edit, unknown
-from utilctl_controller.reports import clean_report
+from utilctl_controller.reports import MAX_PODS, MAX_WAITING, clean_report
 from utilctl_controller.settings import ControllerSettings
 from utilctl_controller.shares import ShareTree
 from utilctl_controller.targets import TINY_RATIO, host_caps
@@ -120,6 +121,20 @@ def test_whatever_a_report_says_what_is_believed_is_sane(numbers: list[float]) -
     assert believed.capacity_cores > 0
     for cores in (believed.unclaimed_cores, *(entry.demand_cores for entry in believed.sees)):
         assert 0 <= cores <= believed.capacity_cores
+
+
+def test_of_services_that_pods_wait_for_only_names_and_counts_that_can_be_are_believed() -> None:
+    waiting = (("svc=foo", 3), ("svc=foo", 4), ("\x1b[31m", 1), ("svc=none", 0), ("svc=much", 10**9))
+    said = replace(reading(2, {}), waiting=waiting)
+    believed, problems = clean_report(hello("a", 4.0), said, 1, None, {})
+    assert believed is not None
+    assert believed.waiting == (("svc=foo", 3), ("svc=much", MAX_PODS))
+    assert [problem.reason for problem in problems] == ["duplicate", "not_a_name", "too_large"]
+    many = tuple((f"svc=s{number}", 1) for number in range(MAX_WAITING + 1))
+    believed, problems = clean_report(hello("a", 4.0), replace(said, waiting=many), 1, None, {})
+    assert believed is not None
+    assert len(believed.waiting) == MAX_WAITING
+    assert [problem.reason for problem in problems] == ["too_large"]
 
 
 def test_an_edit_keeps_what_it_does_not_name() -> None:

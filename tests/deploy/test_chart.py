@@ -86,6 +86,7 @@ def test_lint_has_nothing_to_say(name: str) -> None:
         ("agent.resources.limits.cpu=1", "cpu"),
         ("agent.maxUnavailable=0", "maxUnavailable"),
         ("telemetry.sampleRatio=2", "sampleRatio"),
+        ("telemetry.logFormat=xml", "logFormat"),
         ("telemetry.otlpEndpoint=collector:4317", "otlpEndpoint"),
         ("image.agentDigest=latest", "agentDigest"),
         ("agnet.mechanism=auto", "agnet"),

@@ -16,6 +16,7 @@ from support.controller_server import RunningController
 from support.pod_api import PodServer
 from support.processes import remove_cgroup, spinning, temporary_cgroup, wait_until
 from utilctl_controller.store.sqlite import SqliteStore
+from utilctl_proto.v1 import control_pb2
 
 pytestmark = [
     pytest.mark.kernel,
@@ -146,6 +147,37 @@ def test_a_new_pod_is_controlled_within_a_second(
         running.process.terminate()
         assert running.wait().code == 0
         running.assert_nothing_left()
+
+
+def test_pods_that_name_a_service_without_a_share_are_told_of_until_it_has_one(
+    node: tuple[Node, PodServer, RunningController, contextlib.ExitStack],
+) -> None:
+    pods, server, controller, _ = node
+    for number in range(3):
+        pods.announce(f"foo-{number}", {"svc": "foo"})
+    ended = pods.announce("foo-job", {"svc": "foo"})
+    server.end(ended, "Succeeded")
+    pods.announce("web-0", {"svc": "web"})
+    pods.announce("other", {"app": "foo"})
+
+    def waiting() -> dict[str, int]:
+        hosts = controller.control.ListHosts(control_pb2.ListHostsRequest()).hosts
+        return {entry.see: entry.pods for host in hosts for entry in host.waiting}
+
+    with agent(controller, pods.scope, "--kubernetes", environment=options(server)) as running:
+        wait_until(lambda: waiting() == {"svc=foo": 3}, "three wait")
+        answer = controller.control.ListServices(control_pb2.ListServicesRequest())
+        (told,) = answer.waiting
+        assert (told.see, told.pods, told.hosts) == ("svc=foo", 3, 1)
+        assert [(one.host, one.pods) for one in told.per_host] == [("host-a", 3)]
+        pods.announce("bar-0", {"svc": "bar"})
+        wait_until(lambda: waiting() == {"svc=bar": 1, "svc=foo": 3}, "one more is told of")
+        controller.set_share("svc=foo", 1)
+        wait_until(lambda: waiting() == {"svc=bar": 1}, "a share ends it")
+        controller.control.DeleteSee(control_pb2.DeleteSeeRequest(see="svc=foo", changed_by="ada"))
+        wait_until(lambda: waiting() == {"svc=bar": 1, "svc=foo": 3}, "without it they wait again")
+        running.process.terminate()
+        assert running.wait().code == 0
 
 
 def test_a_pod_without_a_label_of_a_service_is_let_be_and_one_that_gets_it_is_controlled(

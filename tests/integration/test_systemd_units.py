@@ -24,6 +24,10 @@ from support.processes import WAIT_S, is_stopped, temporary_cgroup, wait_until
 
 UNITS: Final = Path(__file__).parents[2] / "deploy" / "systemd"
 INSTALLED: Final = "/opt/utilctl/bin/"
+UNPACKED: Final = ".venv/systemd"
+SYSTEMD_ANALYZE: Final = shutil.which("systemd-analyze") or shutil.which(
+    "systemd-analyze", path=str(UNITS.parents[1] / UNPACKED)
+)
 PROGRAMS: Final = f"{Path(sys.executable).parent}/"
 
 root = pytest.mark.skipif(
@@ -71,15 +75,26 @@ def sandboxed(unit: str, argv: list[str]) -> list[str]:
     return ["setpriv", f"--bounding-set=-all,{capabilities}", "--no-new-privs", *argv]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason=f"no systemd-analyze: run tools/setup_systemd.sh {UNPACKED}")
 @pytest.mark.parametrize("unit", ["utilctl-agent.service", "utilctl-controller.service"])
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, unit: str) -> None:
     # It also checks that the programs are there: so they are where they are here.
     (tmp_path / unit).write_text((UNITS / unit).read_text().replace(INSTALLED, PROGRAMS))
     ran = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)], capture_output=True, text=True, timeout=60
+        [str(SYSTEMD_ANALYZE), "verify", "--man=no", str(tmp_path / unit)], capture_output=True, text=True, timeout=60
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason=f"no systemd-analyze: run tools/setup_systemd.sh {UNPACKED}")
+def test_systemd_finds_what_is_wrong_with_a_unit(tmp_path: Path) -> None:
+    unit = "utilctl-agent.service"
+    text = (UNITS / unit).read_text().replace(INSTALLED, PROGRAMS)
+    (tmp_path / unit).write_text(text.replace("Restart=always", "Restart=allways"))
+    ran = subprocess.run(
+        [str(SYSTEMD_ANALYZE), "verify", "--man=no", str(tmp_path / unit)], capture_output=True, text=True, timeout=60
+    )
+    assert "allways" in ran.stderr
 
 
 def test_the_agent_is_always_restarted_and_its_pauses_undone_however_it_ended() -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from lightkube import KubeConfig
 
-from support.pod_api import PodServer
+from support.pod_api import PodServer, certificate
 from utilctl_agent.discovery.facts import CgroupPath
+from utilctl_agent.kubernetes import credentials
 from utilctl_agent.kubernetes import watch as watch_module
 from utilctl_agent.kubernetes.api import KubernetesPods
+from utilctl_agent.kubernetes.credentials import from_kubeconfig
 from utilctl_agent.kubernetes.pod_labels import PodLabels
 from utilctl_agent.kubernetes.watch import PodWatch
 from utilctl_common.errors import UsageError
@@ -46,7 +47,7 @@ class Following:
         self.changes = 0
         self.cache = folder / "pods.json"
         self.watch = PodWatch(
-            KubernetesPods(node, KubeConfig.from_file(server.kubeconfig)), self.labels, self.cache, self._count
+            KubernetesPods(node, from_kubeconfig(server.kubeconfig)), self.labels, self.cache, self._count
         )
 
     def _count(self) -> None:
@@ -100,18 +101,113 @@ def test_pods_of_the_node_come_change_and_go_and_no_others_are_asked_for(server:
 
     following = follow(server, tmp_path, script)
     assert following.changes == 5
-    assert all("fieldSelector=spec.nodeName%3Dn" in request for request in server.requests)
+    assert all("fieldSelector=spec.nodeName%3Dn%2C" in request for request in server.requests)
 
 
-def test_hundreds_of_pods_come_in_pages(server: PodServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_has_ended_is_none_although_it_is_kept(server: PodServer, tmp_path: Path, phase: str) -> None:
+    for uid, name in zip(UIDS, ["early", "late", "web"], strict=False):
+        server.put(uid, name, {"svc": "web"})
+    server.end(UIDS[0], phase)
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: set(following.known()) == {"late", "web"}, "the list")
+        await following.until(lambda: server.watches == 1, "a watch")
+        server.end(UIDS[1], phase)
+        await following.until(lambda: set(following.known()) == {"web"}, "it has ended")
+
+    follow(server, tmp_path, script)
+
+
+def test_hundreds_of_pods_are_one_list_from_the_servers_cache_of_metadata_alone(
+    server: PodServer, tmp_path: Path
+) -> None:
     for number, uid in enumerate(UIDS):
         server.put(uid, f"p-{number}", {"svc": "web"})
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: len(following.known()) == len(UIDS), "all of them")
+        await following.until(lambda: server.watches == 1, "a watch")
+
+    follow(server, tmp_path, script)
+    listing, watching = server.requests
+    assert "resourceVersion=0" in listing
+    assert "limit=" not in listing
+    assert "allowWatchBookmarks=true" in watching
+    assert "timeoutSeconds=" in watching
+    assert all(accepted.startswith("application/json;as=PartialObjectMetadata") for accepted in server.accepted)
+
+
+def test_a_server_that_answers_in_pages_by_itself_is_listened_to_until_the_last(
+    server: PodServer, tmp_path: Path
+) -> None:
+    for number, uid in enumerate(UIDS):
+        server.put(uid, f"p-{number}", {"svc": "web"})
+    server.page(500)
 
     async def script(following: Following) -> None:
         await following.until(lambda: len(following.known()) == len(UIDS), "all of them")
 
     follow(server, tmp_path, script)
     assert sum("continue=" in request for request in server.requests) == 2
+
+
+def test_a_server_that_has_not_seen_the_version_is_asked_for_its_newest(server: PodServer, tmp_path: Path) -> None:
+    server.put(UIDS[0], "web-0", {"svc": "web"})
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: bool(following.known()) and server.watches == 1, "the list")
+        server.restore(50)
+        server.cut_watches()
+        await following.until(lambda: following.watch.restarts > 0, "it is noticed")
+        server.put(UIDS[1], "etl-0", {"svc": "etl"})
+        await following.until(lambda: set(following.known()) == {"web-0", "etl-0"}, "it goes on")
+
+    follow(server, tmp_path, script)
+
+
+def test_a_list_after_trouble_is_never_older_than_what_was_known(server: PodServer, tmp_path: Path) -> None:
+    server.put(UIDS[0], "web-0", {"svc": "web"})
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: server.watches == 1, "a watch")
+        server.cut_watches()
+        await following.until(lambda: following.watch.restarts > 0 and server.watches == 1, "another one")
+
+    follow(server, tmp_path, script)
+    lists = [request for request in server.requests if "watch=" not in request]
+    assert ["resourceVersion=0" in lists[0], "resourceVersion=101" in lists[-1]] == [True, True]
+
+
+def test_watches_that_the_server_ends_go_on_from_the_newest_bookmark_without_a_list(
+    server: PodServer, tmp_path: Path
+) -> None:
+    server.put(UIDS[0], "web-0", {"svc": "web"})
+    server.end_watches_after(1.1)
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: server.watches == 1, "a watch")
+        server.bookmark()
+        await following.until(lambda: any("resourceVersion=102" in one for one in server.requests), "the next watch")
+        server.put(UIDS[1], "etl-0", {"svc": "etl"})
+        await following.until(lambda: "etl-0" in following.known(), "what comes after it")
+        assert following.watch.restarts == 0
+
+    follow(server, tmp_path, script)
+    assert sum("watch=" not in request for request in server.requests) == 1
+
+
+def test_a_server_that_ends_watches_at_once_is_asked_ever_less_often(
+    server: PodServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.put(UIDS[0], "web-0", {"svc": "web"})
+    server.end_watches_after(0.0)
+
+    async def script(following: Following) -> None:
+        await following.until(lambda: following.watch.restarts > 3, "it is tried again")
+
+    follow(server, tmp_path, script)
+    assert "ends watches at once" in caplog.text
 
 
 def test_after_410_gone_all_are_listed_anew(server: PodServer, tmp_path: Path) -> None:
@@ -221,20 +317,10 @@ def test_slow_answers_are_waited_for_and_hold_up_nothing_else(server: PodServer,
     follow(server, tmp_path, script)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("there is no openssl here to make a certificate with")
-    paths = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 "
-        f"-out {paths[0]} -keyout {paths[1]}".split(),
-        check=True,
-        capture_output=True,
-    )
-    return paths
+TLS = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl here to make a certificate with")
 
 
+@TLS
 def test_a_token_that_has_been_rotated_is_read_anew_over_tls(tmp_path: Path) -> None:
     with PodServer(tmp_path, tls=certificate(tmp_path), token="first") as server:
         server.put(UIDS[0], "web-0", {"svc": "web"})
@@ -249,6 +335,50 @@ def test_a_token_that_has_been_rotated_is_read_anew_over_tls(tmp_path: Path) -> 
         follow(server, tmp_path, script)
 
 
+@TLS
+def test_a_pods_service_account_is_what_is_used_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = tmp_path / "serviceaccount"
+    account.mkdir()
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", account)
+    paths = certificate(tmp_path)
+    shutil.copy(paths[0], account / "ca.crt")
+    (account / "token").write_text("secret\n")
+    with PodServer(tmp_path, tls=paths, token="secret") as server:
+        server.put(UIDS[0], "web-0", {"svc": "web"})
+        address = urlsplit(server.url)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(address.hostname))
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(address.port))
+
+        async def listed() -> int:
+            return len((await KubernetesPods("n").list("0"))[0])
+
+        assert asyncio.run(listed()) == 1
+
+
+@TLS
+def test_an_authority_that_has_been_replaced_is_read_anew(tmp_path: Path) -> None:
+    folders = tmp_path / "own", tmp_path / "other"
+    for folder in folders:
+        folder.mkdir()
+        certificate(folder)
+    trusted = tmp_path / "ca.pem"
+    shutil.copy(folders[1] / "cert.pem", trusted)
+    with PodServer(tmp_path, tls=(folders[0] / "cert.pem", folders[0] / "key.pem")) as server:
+        server.put(UIDS[0], "web-0", {"svc": "web"})
+        text = server.kubeconfig.read_text()
+        server.kubeconfig.write_text(text.replace(str(folders[0] / "cert.pem"), str(trusted)))
+
+        async def script(following: Following) -> None:
+            await following.until(lambda: following.watch.restarts > 1, "it is refused")
+            shutil.copy(folders[0] / "cert.pem", trusted)
+            await following.until(lambda: bool(following.known()), "it is believed")
+
+        follow(server, tmp_path, script)
+
+
+@TLS
 def test_a_server_with_another_certificate_is_not_believed(tmp_path: Path) -> None:
     folders = tmp_path / "own", tmp_path / "other"
     for folder in folders:

@@ -92,6 +92,10 @@ class Command:
         code = self.process.wait(timeout_s)
         return Outcome(code, self._out.read_text(), self._err.read_text())
 
+    def errors(self) -> str:
+        """What it has written to standard error so far."""
+        return self._err.read_text()
+
     def processes(self) -> list[int]:
         """Processes that it started, directly or not, wherever they were reparented to; itself not."""
         needle = f"{_MARK}={self._token}".encode()

@@ -5,8 +5,10 @@ goes wrong with real ones.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
-
-import yaml
 
 TICK_S: Final = 0.01
 
@@ -37,7 +37,10 @@ class _State:
     delay_s: float = 0.0
     garbage: bytes = b""
     cut: int = 0
+    page: int = 0
+    longest_watch_s: float = 300.0
     requests: list[str] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
     watches: int = 0
     ended: bool = False
 
@@ -52,7 +55,7 @@ class PodServer:
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
-        self.kubeconfig = folder / "kubeconfig.yaml"
+        self.kubeconfig = folder / "kubeconfig.json"
         self.token_file = folder / "token"
 
     def __enter__(self) -> PodServer:
@@ -61,10 +64,9 @@ class PodServer:
         if self._state.token:
             self.token_file.write_text(self._state.token)
             user = {"tokenFile": str(self.token_file)}
-        # In plain text nothing is verified; left out, clients would load all the authorities that there are.
-        cluster: dict[str, Any] = {"server": f"http://127.0.0.1:{self._port}", "insecure-skip-tls-verify": True}
+        cluster: dict[str, Any] = {"server": self.url}
         if self._tls is not None:
-            cluster = {"server": f"https://127.0.0.1:{self._port}", "certificate-authority": str(self._tls[0])}
+            cluster["certificate-authority"] = str(self._tls[0])
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -73,7 +75,7 @@ class PodServer:
             "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": user}],
         }
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        self.kubeconfig.write_text(json.dumps(config))  # JSON is YAML
         return self
 
     def __exit__(
@@ -127,6 +129,7 @@ class PodServer:
                     "resourceVersion": str(self._state.version),
                 },
                 "spec": {"nodeName": node},
+                "status": {"phase": "Running"},
             }
             self._state.pods[uid] = pod
             self._state.events.append((self._state.version, kind, pod))
@@ -134,10 +137,24 @@ class PodServer:
     def delete(self, uid: str) -> None:
         """Remove a pod."""
         with self._state.lock:
-            self._state.version += 1
-            pod = self._state.pods.pop(uid)
-            pod = {**pod, "metadata": {**pod["metadata"], "resourceVersion": str(self._state.version)}}
-            self._state.events.append((self._state.version, "DELETED", pod))
+            self._remove(self._state.pods.pop(uid))
+
+    def end(self, uid: str, phase: str) -> None:
+        """Let a pod's containers have ended: Succeeded or Failed. Those who ask for others are told that it is gone."""
+        with self._state.lock:
+            self._state.pods[uid]["status"]["phase"] = phase
+            self._remove({**self._state.pods[uid], "status": {"phase": "Running"}})
+
+    def _remove(self, pod: dict[str, Any]) -> None:
+        self._state.version += 1
+        pod = {**pod, "metadata": {**pod["metadata"], "resourceVersion": str(self._state.version)}}
+        self._state.events.append((self._state.version, "DELETED", pod))
+
+    def restore(self, version: int) -> None:
+        """Go back to this version with the pods as they are, as an etcd that was restored from a backup."""
+        with self._state.lock:
+            self._state.version = self._state.oldest = version
+            self._state.events.clear()
 
     def compact(self) -> None:
         """Forget the history: watches from before get 410 Gone."""
@@ -162,6 +179,14 @@ class PodServer:
         """Take so long before every answer."""
         self._state.delay_s = seconds
 
+    def page(self, pods: int) -> None:
+        """Tell so many pods at a time although nobody asks for that; 0: all."""
+        self._state.page = pods
+
+    def end_watches_after(self, seconds: float) -> None:
+        """End new watches so soon, properly."""
+        self._state.longest_watch_s = seconds
+
     def rotate_token(self, token: str) -> None:
         """Only this token is valid from now on; the file has it."""
         self._state.token = token
@@ -176,9 +201,19 @@ class PodServer:
         self._state.cut += 1
 
     @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
+
+    @property
     def requests(self) -> list[str]:
         """Paths with queries, as they came."""
         return list(self._state.requests)
+
+    @property
+    def accepted(self) -> list[str]:
+        """What kinds of answers requests asked for, as they came."""
+        return list(self._state.accepted)
 
     @property
     def watches(self) -> int:
@@ -204,6 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.shared
         state.requests.append(self.path)
+        state.accepted.append(self.headers.get("Accept", ""))
         time.sleep(state.delay_s)
         address = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
@@ -218,8 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._list(query)
 
-    def _status(self, code: int, message: str) -> None:
-        body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code}
+    def _status(self, code: int, message: str, cause: str = "") -> None:
+        body: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
+        body |= {"code": code, "details": {"causes": [{"reason": cause}] if cause else []}}
         self._send(code, body)
 
     def _send(self, code: int, body: dict[str, Any]) -> None:
@@ -234,8 +271,14 @@ class _Handler(BaseHTTPRequestHandler):
         with self.shared.lock:
             chosen = [pod for _, pod in sorted(self.shared.pods.items()) if _selected(pod, query)]
             version = str(self.shared.version)
+        if int(query.get("resourceVersion") or "0") > int(version):
+            self._status(504, "Timeout: Too large resource version", "ResourceVersionTooLarge")
+            return
+        if "continue" in query and "resourceVersion" in query:
+            self._status(400, "specifying resource version is not allowed when using continue")
+            return
         first = int(query.get("continue", "0"))
-        limit = int(query.get("limit", "0")) or len(chosen) or 1
+        limit = int(query.get("limit", "0")) or self.shared.page or len(chosen) or 1
         more = str(first + limit) if first + limit < len(chosen) else ""
         metadata = {"resourceVersion": version, "continue": more}
         page = chosen[first : first + limit]
@@ -248,7 +291,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        cut, deadline = state.cut, time.monotonic() + float(query.get("timeoutSeconds", "300"))
+        cut, deadline = (
+            state.cut,
+            time.monotonic() + min(state.longest_watch_s, float(query.get("timeoutSeconds", "300"))),
+        )
         state.watches += 1
         try:
             for line in self._events(since, query, cut, deadline):
@@ -276,11 +322,29 @@ class _Handler(BaseHTTPRequestHandler):
                 yield garbage + b"\n"
             for version, kind, pod in fresh:
                 since = version
-                if kind == "BOOKMARK" or _selected(pod, query):
+                if (kind == "BOOKMARK" and "allowWatchBookmarks" in query) or (
+                    kind != "BOOKMARK" and _selected(pod, query)
+                ):
                     yield json.dumps({"type": kind, "object": pod}).encode() + b"\n"
             time.sleep(TICK_S)
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority, and its key. Needs openssl."""
+    paths = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 "
+        f"-out {paths[0]} -keyout {paths[1]}".split(),
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
 def _selected(pod: dict[str, Any], query: dict[str, str]) -> bool:
-    name, _, value = query.get("fieldSelector", "").partition("=")
-    return not name or (name == "spec.nodeName" and pod["spec"]["nodeName"] == value)
+    fields = {"spec.nodeName": pod["spec"]["nodeName"], "status.phase": pod["status"]["phase"]}
+    for term in filter(None, query.get("fieldSelector", "").split(",")):
+        name, sign, value = re.fullmatch(r"([^!=]+)(!?=)(.*)", term).groups()  # type: ignore[union-attr]
+        if (fields[name] == value) != (sign == "="):
+            return False
+    return True

@@ -1,103 +1,134 @@
-"""The Kubernetes API by lightkube: pods of one node, listed and watched. The only module that knows the library.
+"""The Kubernetes API: pods of one node, listed and watched. What is asked of it, and what its answers mean.
 
-Credentials are those of the pod's service account, read anew when they have been rotated, or of a kubeconfig file.
+Lists come from the API server's cache (``resourceVersion`` set, no ``limit``): a list of the newest state, or one in
+pages, makes it look at all pods that etcd has, for every agent that starts. Only metadata is asked for, a small part of
+a pod, and only of pods that have not ended. What versions, watches and bookmarks mean:
+https://kubernetes.io/docs/reference/using-api/api-concepts/
 """
 
 from __future__ import annotations
 
-import logging
+import json
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlencode
 
-import httpx2
-import msgspec
-from lightkube import ALL_NS, AsyncClient, KubeConfig
-from lightkube.core.exceptions import ApiError, ConfigError, LoadResourceError
-from lightkube.generic_resource import create_namespaced_resource
-
+from utilctl_agent.kubernetes.credentials import Access, Credentials, find_credentials
+from utilctl_agent.kubernetes.http import HttpError, Response, get
 from utilctl_agent.kubernetes.watch import PodsUnavailableError, VersionGoneError
-from utilctl_common.errors import UsageError
-
-if TYPE_CHECKING:
-    from lightkube.core.client import FieldSelector
 
 WATCH_S: Final = 290
 """How long the server is asked to go on with one watch. Its own bound is half an hour; proxies' is often 300 s."""
 SILENCE_S: Final = 310.0
 """A watch that has said nothing for longer than it was to last is dead."""
+LIST_S: Final = 60.0
+"""For a whole list."""
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
+"""Metadata of thousands of pods. A node has some hundred."""
+MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+"""One pod. etcd takes 1.5 MB."""
+MAX_STATUS_BYTES: Final = 64 * 1024
+"""Of what is said with a refusal."""
+PATH: Final = "/api/v1/pods"
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1, application/json"
+OK: Final = 200
 GONE: Final = 410
-
-logging.getLogger("httpx2").setLevel(logging.WARNING)  # it says every request at the level of our own news
+UNSEEN: Final = "ResourceVersionTooLarge"
+"""Reason of a server that has not seen the version yet, as after etcd was restored from a backup."""
 
 _FORBIDDEN_HINT: Final = "let the agent's service account get, list and watch pods (the chart's role does)"
-_Pod: Final = create_namespaced_resource("", "v1", "Pod", "pods")
 
 
 class KubernetesPods:
     """See watch.PodApi. Pods of node ``node``."""
 
-    def __init__(self, node: str, config: KubeConfig | None = None) -> None:
+    def __init__(self, node: str, credentials: Credentials | None = None) -> None:
         """Raises UsageError where there is neither a service account nor a kubeconfig file."""
-        try:
-            found = config or KubeConfig.from_env()
-            timeout = httpx2.Timeout(10.0, read=SILENCE_S)
-            self._client = AsyncClient(config=found, timeout=timeout, trust_env=False)
-        except (ConfigError, LoadResourceError, KeyError, OSError, ValueError) as error:
-            raise UsageError(
-                f"there is no way to the Kubernetes API: {error}",
-                hint="run in a pod with a service account, or set KUBECONFIG",
-            ) from None
-        self._fields: FieldSelector = {"spec.nodeName": node}
+        self._access = Access(credentials or find_credentials())
+        self._selector = {"fieldSelector": f"spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"}
 
-    async def list(self) -> tuple[list[Mapping[str, Any]], str]:
+    async def list(self, at_least: str) -> tuple[list[Mapping[str, Any]], str]:
         """See PodApi."""
-        try:
-            listed = self._client.list(_Pod, namespace=ALL_NS, fields=self._fields, chunk_size=500)
-            pods = [_document(pod) async for pod in listed]
-            version = listed.resourceVersion
-        except Exception as error:  # noqa: BLE001 - of many kinds, all told apart there
-            raise _told(error) from None
-        return pods, version
+        pods: list[Mapping[str, Any]] = []
+        query = {"resourceVersion": at_least} if at_least else {}
+        while True:
+            async with self._get(query, "List") as response:
+                page = await _read(response)
+            metadata, items = page.get("metadata"), page.get("items") or []
+            if not isinstance(metadata, dict) or not isinstance(items, list):
+                raise PodsUnavailableError("the answer makes no sense: it is no list")
+            pods += [item for item in items if isinstance(item, dict)]
+            if not metadata.get("continue"):
+                return pods, str(metadata.get("resourceVersion") or "")
+            query = {"continue": str(metadata["continue"])}  # unasked for; what stands before it is in there
 
-    async def changes(self, version: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    @asynccontextmanager
+    async def changes(self, version: str) -> AsyncIterator[AsyncIterator[tuple[str, Mapping[str, Any]]]]:
         """See PodApi."""
-        watching = self._client.watch(
-            _Pod, namespace=ALL_NS, fields=self._fields, resource_version=version, server_timeout=WATCH_S
-        )
-        try:
-            async for kind, pod in watching:
-                yield kind, _document(pod)
-        except Exception as error:  # noqa: BLE001 - of many kinds, all told apart there
-            raise _told(error) from None
-
-    async def close(self) -> None:
-        """See PodApi."""
-        await self._client.close()
-
-
-def _document(pod: Any) -> Mapping[str, Any]:  # noqa: ANN401 - a class made by the library
-    metadata = pod.metadata
-    return {
-        "metadata": {
-            "uid": metadata.uid,
-            "name": metadata.name,
-            "namespace": metadata.namespace,
-            "labels": metadata.labels,
-            "annotations": metadata.annotations,
-            "resourceVersion": metadata.resourceVersion,
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
         }
-    }
+        async with self._get(query, "") as response:
+            yield _events(response)
+
+    @asynccontextmanager
+    async def _get(self, query: Mapping[str, str], of: str) -> AsyncIterator[Response]:
+        """An answer that is not a refusal."""
+        target = f"{self._access.base_path}{PATH}?{urlencode({**self._selector, **query})}"
+        try:
+            headers = {"Accept": METADATA_ONLY.format(of), "User-Agent": "utilctl-agent", **self._access.headers()}
+            origin = self._access.origin()
+        except (OSError, ValueError) as error:
+            raise PodsUnavailableError(f"the agent's credentials cannot be used: {error}") from None
+        try:
+            async with get(origin, target, headers) as response:
+                if response.status != OK:
+                    raise await _refusal(response)
+                yield response
+        except HttpError as error:
+            raise PodsUnavailableError(str(error)) from None
 
 
-def _told(error: Exception) -> Exception:
-    """What is raised instead: what went wrong, by what it means here."""
-    if isinstance(error, ApiError):
-        code, message = error.status.code, error.status.message or "no reason given"
-        if code == GONE:
-            return VersionGoneError(message)
-        return PodsUnavailableError(message, _FORBIDDEN_HINT if code in (401, 403) else "")
-    if isinstance(error, httpx2.HTTPError):
-        return PodsUnavailableError(str(error) or type(error).__name__)
-    if isinstance(error, msgspec.MsgspecError | ValueError | AttributeError | TypeError):
-        return PodsUnavailableError(f"the answer makes no sense: {error}")
-    return PodsUnavailableError(f"{type(error).__name__}: {error}")
+async def _events(response: Response) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    async for line in response.lines(MAX_EVENT_BYTES, SILENCE_S):
+        event = _mapping(line)
+        kind, told = event.get("type"), event.get("object")
+        if not isinstance(kind, str) or not isinstance(told, dict):
+            raise PodsUnavailableError("the answer makes no sense: an event without type or object")
+        if kind == "ERROR":
+            raise _meaning(told.get("code"), told)
+        yield kind, told
+
+
+async def _read(response: Response) -> dict[str, Any]:
+    return _mapping(await response.body(MAX_LIST_BYTES, LIST_S))
+
+
+async def _refusal(response: Response) -> Exception:
+    """What a status other than 200 comes to. The body, a Status, is a courtesy: proxies send pages."""
+    status: Mapping[str, Any] = {}
+    with suppress(HttpError, PodsUnavailableError):
+        status = _mapping(await response.body(MAX_STATUS_BYTES, LIST_S))
+    return _meaning(response.status, status)
+
+
+def _meaning(code: object, status: Mapping[str, Any]) -> Exception:
+    message = status.get("message")
+    said = message if isinstance(message, str) and message else f"status {code} and no reason given"
+    if code == GONE or UNSEEN in json.dumps(status.get("details")):
+        return VersionGoneError(said)
+    return PodsUnavailableError(said, _FORBIDDEN_HINT if code in (401, 403) else "")
+
+
+def _mapping(text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PodsUnavailableError(f"the answer makes no sense: {error}") from None
+    if not isinstance(document, dict):
+        raise PodsUnavailableError("the answer makes no sense: it is no object")
+    return document

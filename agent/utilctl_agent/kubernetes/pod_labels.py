@@ -6,12 +6,13 @@ holds while the API cannot be reached: a pod that is gone meanwhile has no proce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from utilctl_agent.discovery.facts import CgroupPath
 from utilctl_agent.kubernetes.pod_paths import pods_of
+from utilctl_agent.kubernetes.waiting import waiting_pods
 
 MIRROR_ANNOTATIONS: Final = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
 """Annotations of the API's copy of a static pod with the uid that the kubelet, and so the cgroup, has for it."""
@@ -73,13 +74,11 @@ class PodLabels:
     def labels_of(self, cgroups: tuple[CgroupPath, ...]) -> Mapping[str, str]:
         """Labels of the pod that owns these cgroups; empty if none does, or the API has not told of it yet."""
         pod = self.pod_of(cgroups)
-        if pod is None:
-            return {}
-        labels = dict(pod.labels)
-        for of_service, of_pod in self._label_map.items():
-            if of_pod in pod.labels:
-                labels.setdefault(of_service, pod.labels[of_pod])
-        return labels
+        return self._labels_of(pod) if pod is not None else {}
+
+    def waiting(self, services: Collection[str]) -> dict[str, int]:
+        """See waiting.waiting_pods."""
+        return waiting_pods(map(self._labels_of, self._pods.values()), services, self._label_map)
 
     def pod_of(self, cgroups: tuple[CgroupPath, ...]) -> Pod | None:
         """The pod that owns these cgroups: of several around each other the innermost that this cluster knows."""
@@ -89,6 +88,13 @@ class PodLabels:
                 if pod is not None:
                     return pod
         return None
+
+    def _labels_of(self, pod: Pod) -> Mapping[str, str]:
+        labels = dict(pod.labels)
+        for of_service, of_pod in self._label_map.items():
+            if of_pod in pod.labels:
+                labels.setdefault(of_service, pod.labels[of_pod])
+        return labels
 
     def _forget(self, pod: Pod) -> None:
         for uid in pod.cgroup_uids:

@@ -1,8 +1,12 @@
 """Follows the pods of one node: a list, then what changes, for ever.
 
-Every interruption ends in a new list: an API server that is away, restarts or is slow, a version that it no longer has
-(410 Gone), an answer that makes no sense. While there is none, what was known last holds; the newest state is also
-kept in a file, so that an agent that starts while the API is away controls pods as the last one did.
+A watch that the server ends goes on from the version that was told last; bookmarks move that on where no pod changes.
+Every other interruption ends in a new list: an API server that is away, restarts or is slow, a version that it has no
+longer (410 Gone), an answer that makes no sense. While there is none, what was known last holds; the newest state is
+also kept in a file, so that an agent that starts while the API is away controls pods as the last one did.
+
+Lists may be as old as a server's cache, but not older than what was told before: the API then goes back in time for
+nobody, and none of thousands of agents makes it read etcd.
 """
 
 from __future__ import annotations
@@ -10,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,6 +29,11 @@ _LOG = logging.getLogger(__name__)
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
+STEADY_S: Final = 10.0
+"""A watch that lasted so long was one: what comes after it is no longer part of the trouble before."""
+ANY_VERSION: Final = "0"
+"""Whatever the server has at hand."""
+NEWEST_VERSION: Final = ""
 MAX_KEPT_PODS: Final = 5_000
 """Pods that the file takes; kubelets run some hundreds at most."""
 SAVE_DELAY_S: Final = 1.0
@@ -42,21 +53,20 @@ class VersionGoneError(Exception):
 
 
 class PodApi(Protocol):
-    """What is asked of the API. Both raise PodsUnavailableError."""
+    """What is asked of the API. Both raise PodsUnavailableError and VersionGoneError."""
 
-    async def list(self) -> tuple[list[Mapping[str, Any]], str]:
-        """All pods of the node, and the version from which on ``changes`` tells more."""
-        ...
+    async def list(self, at_least: str) -> tuple[list[Mapping[str, Any]], str]:
+        """All pods of the node as of version ``at_least`` or later, and the version after which ``changes`` go on.
 
-    def changes(self, version: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
-        """What happened after ``version``: ADDED, MODIFIED, DELETED or BOOKMARK, and the pod.
-
-        Ends when the server ends it, which is no failure. Raises VersionGoneError, too.
+        ANY_VERSION and NEWEST_VERSION are versions, too. Raises VersionGoneError where the server has not got there.
         """
         ...
 
-    async def close(self) -> None:
-        """Close connections."""
+    def changes(self, version: str) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, Mapping[str, Any]]]]:
+        """What happens after ``version``: ADDED, MODIFIED, DELETED or BOOKMARK, and the pod. Granted once entered.
+
+        Ends when the server ends it, which is no failure.
+        """
         ...
 
 
@@ -69,6 +79,9 @@ class PodWatch:
         self._cache = cache
         self._on_change = on_change
         self._saving: asyncio.TimerHandle | None = None
+        self._version = ANY_VERSION
+        self._told = ""
+        self._granted_s = math.inf
         self.synced = False
         self.restarts = 0
 
@@ -85,23 +98,19 @@ class PodWatch:
     async def run(self) -> None:
         """Follow; never returns."""
         retry_s = FIRST_RETRY_S
-        told = ""
         try:
             while True:
+                self._granted_s = math.inf
                 try:
                     await self._list()
-                    if told:
-                        _LOG.warning("Kubernetes tells of pods again")
-                    told, retry_s = "", FIRST_RETRY_S
                     await self._follow()
-                    continue
                 except VersionGoneError:
-                    self.restarts += 1
+                    pass
                 except PodsUnavailableError as error:
-                    self.restarts += 1
-                    if str(error) != told:  # once each, not with every try
-                        told = str(error)
-                        _LOG.warning("pods are not told, labels stay as they were: %s%s", told, _also(error.hint))
+                    self._tell(error)
+                self.restarts += 1
+                if time.monotonic() - self._granted_s > STEADY_S:
+                    retry_s = FIRST_RETRY_S
                 # Full jitter: the agents of a whole cluster ask the same servers.
                 await asyncio.sleep(random.uniform(0.1, 1.0) * retry_s)  # noqa: S311 - jitter, not a secret
                 retry_s = min(LAST_RETRY_S, 2 * retry_s)
@@ -109,10 +118,13 @@ class PodWatch:
             if self._saving is not None:
                 self._saving.cancel()
                 self._save()
-            await self._api.close()
 
     async def _list(self) -> None:
-        documents, self._version = await self._api.list()
+        try:
+            documents, self._version = await self._api.list(self._version)
+        except VersionGoneError:
+            self._version = NEWEST_VERSION
+            raise
         before = self._labels.revision
         self._labels.replace(pod for pod in map(pod_from, documents) if pod is not None)
         self.synced = True
@@ -120,17 +132,35 @@ class PodWatch:
 
     async def _follow(self) -> None:
         while True:
-            async for kind, document in self._api.changes(self._version):
-                before = self._labels.revision
-                version = document.get("metadata", {}).get("resourceVersion")
-                self._version = version if isinstance(version, str) and version else self._version
-                pod = pod_from(document)
-                if kind == "DELETED" and pod is not None:
-                    self._labels.remove(pod.uid)
-                elif kind in ("ADDED", "MODIFIED") and pod is not None:
-                    self._labels.put(pod)
-                self._changed(before)
-            await asyncio.sleep(0.1)  # the server ends it now and then; not in a tight circle
+            started_s = time.monotonic()
+            async with self._api.changes(self._version) as changes:
+                self._granted_s = min(self._granted_s, started_s)
+                if self._told:
+                    _LOG.warning("Kubernetes tells of pods again")
+                    self._told = ""
+                told = False
+                async for kind, document in changes:
+                    told = True
+                    self._take(kind, document)
+            if not told and time.monotonic() - started_s < 1.0:
+                raise PodsUnavailableError("the server ends watches at once")
+
+    def _take(self, kind: str, document: Mapping[str, Any]) -> None:
+        before = self._labels.revision
+        metadata = document.get("metadata")
+        version = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
+        self._version = version if isinstance(version, str) and version else self._version
+        pod = pod_from(document)
+        if kind == "DELETED" and pod is not None:
+            self._labels.remove(pod.uid)
+        elif kind in ("ADDED", "MODIFIED") and pod is not None:
+            self._labels.put(pod)
+        self._changed(before)
+
+    def _tell(self, error: PodsUnavailableError) -> None:
+        if str(error) != self._told:  # once each, not with every try
+            self._told = str(error)
+            _LOG.warning("pods are not told, labels stay as they were: %s%s", error, _also(error.hint))
 
     def _changed(self, before: int) -> None:
         if self._labels.revision == before:

@@ -13,17 +13,20 @@ from utilctl_agent.link.app import LinkApp
 from utilctl_agent.link.settings import AgentSettings
 from utilctl_agent.safety.journal import Journal
 from utilctl_common.errors import UtilctlError
+from utilctl_common.logs import set_up_logs
+
+_LOG = logging.getLogger("utilctl_agent.link")
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="utilctl-agent: %(message)s", stream=sys.stderr)
     control_fd, guard_fd, alarm_fd = map(int, sys.argv[1:4])
     channel = Channel.from_fd(control_fd)
     journal = Journal.open(sys.argv[4])
     settings = AgentSettings.from_json(sys.argv[5])
+    set_up_logs(settings.log_format, level=logging.INFO, text_format="utilctl-agent: %(message)s", host=settings.host)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
     async def serve() -> int:
@@ -35,7 +38,7 @@ def main() -> int:
     try:
         return asyncio.run(serve())
     except UtilctlError as error:
-        sys.stderr.write(f"utilctl-agent: error: {error}\n")
+        _LOG.error("error: %s", error)
         return error.exit_code
 
 

@@ -43,7 +43,7 @@ from utilctl_agent.safety.journal import Journal
 from utilctl_agent.safety.thaw import open_process, thaw_journal
 from utilctl_common.policy import SeePolicy
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
-from utilctl_common.telemetry import context_of, setup
+from utilctl_common.telemetry import context_of, in_context, setup
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ class LinkApp:
         self._instance_id = uuid.uuid4().hex
         self._pods: PodWatch | None = None
         self._labels: LabelSource = NoLabels()
+        self._waiting_of: tuple[tuple[int, int, int], dict[str, int]] | None = None
         if settings.kubernetes:
-            self._labels, self._pods = follow_pods(settings, self._rescan)
+            self._labels, self._pods = follow_pods(settings, self._on_pods)
         self._health = HealthServer(settings.health) if settings.health else None
 
     async def run(self) -> int:
@@ -238,12 +239,26 @@ class LinkApp:
         members = scanner.members if scanner is not None else {}
         problems = {**(scanner.problems if scanner is not None else {}), **self._order_problems}
         times = read_cpu_times(self._settings.cpus)
-        report = self._reporter.make(loop, times, members, problems)
+        report = self._reporter.make(loop, times, members, problems, self._waiting())
         self._quiet.reported(report, self._busy_cores(times), time.monotonic_ns())
         self._sequence = report.sequence
         self._metrics.update(loop, report)
         self._session.send(codec.report_message(report))
         self._confirm(loop)
+
+    def _waiting(self) -> dict[str, int]:
+        """Pods by the service without a share that they name. Unknown, so none, before targets came."""
+        current = self._keeper.current
+        if self._pods is None or current is None:
+            return {}
+        of = (self._pods.labels.revision, current.epoch, current.generation)
+        if self._waiting_of is None or self._waiting_of[0] != of:
+            self._waiting_of = of, self._pods.labels.waiting([policy.name for policy in self._keeper.policies()])
+        return self._waiting_of[1]
+
+    def _on_pods(self) -> None:
+        self._quiet.disturb()  # who waits for a share is told with the next report
+        self._rescan()
 
     def _look_again(self) -> None:
         self._second_look = None
@@ -296,6 +311,11 @@ class LinkApp:
         return self._keeper.renew(epoch, generation, lease_ns, boottime_ns())
 
     def _on_targets(self, offered: TargetSet) -> None:
+        # What is logged meanwhile belongs to the trace of the decision, whether or not spans are exported.
+        with in_context(offered.traceparent):
+            self._take_targets(offered)
+
+    def _take_targets(self, offered: TargetSet) -> None:
         policies_before, disabled_before = self._keeper.policies(), self._keeper.disabled
         changed = self._keeper.offer(offered, boottime_ns())
         if not changed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from utilctl_agent.link.targets import LocalTarget, TargetSet
 from utilctl_common.matchers import matcher_from_mapping
@@ -40,7 +41,7 @@ class SeeStatus:
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """A report of this host."""
+    """A report of this host. ``waiting``: pods by the service without a share that they name."""
 
     sequence: int
     interval_ns: int
@@ -53,6 +54,7 @@ class HostReport:
     wakeups_total: int
     overhead_total_ns: int
     rms_relative_error_ratio: float
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 def hello(identity: Identity, epoch: int, generation: int) -> agent_pb2.ConnectRequest:
@@ -104,6 +106,7 @@ def report_message(report: HostReport) -> agent_pb2.ConnectRequest:
                 overhead_total_ns=report.overhead_total_ns,
                 rms_relative_error_ratio=report.rms_relative_error_ratio,
             ),
+            waiting=[common_pb2.WaitingPods(see=see, pods=pods) for see, pods in report.waiting.items()],
         )
     )
 

@@ -85,6 +85,10 @@ OF_REPORT: Final[tuple[Instrument[HostReport], ...]] = (
         lambda report: report.rms_relative_error_ratio,
     ),
     Instrument(
+        "utilctl_waiting_pods", "gauge", "", "Pods of this node whose label names a service that has no share",
+        lambda report: float(sum(report.waiting.values())),
+    ),
+    Instrument(
         "utilctl_capacity_cores", "gauge", "", "CPU that is shared out here, in cores",
         lambda report: report.capacity_cores,
     ),

@@ -16,7 +16,7 @@ def follow_pods(settings: AgentSettings, on_change: Callable[[], None]) -> tuple
 
     Raises UsageError where there is no way to the API.
     """
-    # Imported late: the library takes 12 MB, which hosts without pods can do without.
+    # Imported late: hosts without pods can do without.
     from utilctl_agent.kubernetes.api import KubernetesPods
 
     labels = PodLabels(dict(settings.label_map))

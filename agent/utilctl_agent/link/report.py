@@ -36,6 +36,7 @@ class Reporter:
         times: CpuTimes,
         members: Mapping[str, SeeMembers],
         problems: Mapping[str, str],
+        waiting: Mapping[str, int] | None = None,
     ) -> HostReport:
         """The report for the interval since the last call; the first one carries totals only."""
         last, last_times = self._last, self._last_times
@@ -68,6 +69,7 @@ class Reporter:
             wakeups_total=loop.wakeups,
             overhead_total_ns=loop.overhead_ns,
             rms_relative_error_ratio=_error_ratio(loop, last),
+            waiting=waiting or {},
         )
 
     def _see(

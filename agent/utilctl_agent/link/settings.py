@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final, Literal
 from urllib.parse import quote
 
+from utilctl_common.logs import LogFormat
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S
 
 AgentMode = Literal["auto", "freezer", "signal", "weight", "observe"]
@@ -33,6 +34,7 @@ class AgentSettings:
       service's label and the pods' label that stands for it.
     - ``health``: HOST:PORT at which the gRPC health protocol is served; empty: nowhere. ``metrics``: the same for
       Prometheus.
+    - ``log_format``: how the link logs, see utilctl_common.logs.
     """
 
     host: str
@@ -51,6 +53,7 @@ class AgentSettings:
     label_map: tuple[tuple[str, str], ...] = ()
     health: str = ""
     metrics: str = ""
+    log_format: LogFormat = "text"
 
     @property
     def journal_name(self) -> str:

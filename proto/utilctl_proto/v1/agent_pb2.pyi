@@ -135,6 +135,7 @@ class Report(_message.Message):
     UNCLAIMED_CORES_FIELD_NUMBER: _builtins.int
     SEES_FIELD_NUMBER: _builtins.int
     LOOP_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     interval_ns: _builtins.int
     capacity_cores: _builtins.float
@@ -143,6 +144,10 @@ class Report(_message.Message):
     def sees(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeeReport]: ...
     @_builtins.property
     def loop(self) -> Global___LoopReport: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.WaitingPods]:
+        """By name, a hundred at most. As of the newest targets and what Kubernetes has told."""
+
     def __init__(
         self,
         *,
@@ -152,10 +157,11 @@ class Report(_message.Message):
         unclaimed_cores: _builtins.float = ...,
         sees: _abc.Iterable[Global___SeeReport] | None = ...,
         loop: Global___LoopReport | None = ...,
+        waiting: _abc.Iterable[_common_pb2.WaitingPods] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loop", b"loop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cores", b"capacity_cores", "interval_ns", b"interval_ns", "loop", b"loop", "sees", b"sees", "sequence", b"sequence", "unclaimed_cores", b"unclaimed_cores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_cores", b"capacity_cores", "interval_ns", b"interval_ns", "loop", b"loop", "sees", b"sees", "sequence", b"sequence", "unclaimed_cores", b"unclaimed_cores", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dutilctl_proto/v1/common.proto\x12\x10utilctl_proto.v1\":\n\x07Matcher\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.utilctl_proto.v1.Condition\"\'\n\tCondition\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xd2\x01\n\x06Policy\x12\x0b\n\x03see\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x13\n\x0b\x66loor_cores\x18\x03 \x01(\x01\x12\x16\n\tcap_cores\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04mode\x18\x05 \x01(\t\x12+\n\x08matchers\x18\x06 \x03(\x0b\x32\x19.utilctl_proto.v1.Matcher\x12\x1f\n\x12held_until_unix_ns\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\x0c\n\n_cap_coresB\x15\n\x13_held_until_unix_nsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dutilctl_proto/v1/common.proto\x12\x10utilctl_proto.v1\":\n\x07Matcher\x12/\n\nconditions\x18\x01 \x03(\x0b\x32\x1b.utilctl_proto.v1.Condition\"\'\n\tCondition\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"(\n\x0bWaitingPods\x12\x0b\n\x03see\x18\x01 \x01(\t\x12\x0c\n\x04pods\x18\x02 \x01(\r\"\xd2\x01\n\x06Policy\x12\x0b\n\x03see\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x13\n\x0b\x66loor_cores\x18\x03 \x01(\x01\x12\x16\n\tcap_cores\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04mode\x18\x05 \x01(\t\x12+\n\x08matchers\x18\x06 \x03(\x0b\x32\x19.utilctl_proto.v1.Matcher\x12\x1f\n\x12held_until_unix_ns\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\x0c\n\n_cap_coresB\x15\n\x13_held_until_unix_nsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MATCHER']._serialized_end=109
   _globals['_CONDITION']._serialized_start=111
   _globals['_CONDITION']._serialized_end=150
-  _globals['_POLICY']._serialized_start=153
-  _globals['_POLICY']._serialized_end=363
+  _globals['_WAITINGPODS']._serialized_start=152
+  _globals['_WAITINGPODS']._serialized_end=192
+  _globals['_POLICY']._serialized_start=195
+  _globals['_POLICY']._serialized_end=405
 # @@protoc_insertion_point(module_scope)

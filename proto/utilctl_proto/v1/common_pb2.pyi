@@ -65,6 +65,30 @@ class Condition(_message.Message):
 Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
+class WaitingPods(_message.Message):
+    """Pods whose label names a service that has no share: nobody controls them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    pods: _builtins.int
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        pods: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pods", b"pods", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingPods: _TypeAlias = WaitingPods  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """What an operator asks for one service execution environment (SEE)."""
 

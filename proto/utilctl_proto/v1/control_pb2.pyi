@@ -251,23 +251,82 @@ class ListServicesResponse(_message.Message):
 
     SERVICES_FIELD_NUMBER: _builtins.int
     CONTROLLER_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]: ...
     @_builtins.property
     def controller(self) -> Global___ControllerStatus: ...
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingService]:
+        """Services that pods name and that have no share, by name."""
+
     def __init__(
         self,
         *,
         services: _abc.Iterable[Global___ServiceStatus] | None = ...,
         controller: Global___ControllerStatus | None = ...,
+        waiting: _abc.Iterable[Global___WaitingService] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "services", b"services", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListServicesResponse: _TypeAlias = ListServicesResponse  # noqa: Y015
+
+@_typing.final
+class WaitingService(_message.Message):
+    """Pods of the fleet that wait for the share of one service. Ten hosts at most, those with most of them first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEE_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    PER_HOST_FIELD_NUMBER: _builtins.int
+    see: _builtins.str
+    pods: _builtins.int
+    hosts: _builtins.int
+    @_builtins.property
+    def per_host(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingOnHost]: ...
+    def __init__(
+        self,
+        *,
+        see: _builtins.str = ...,
+        pods: _builtins.int = ...,
+        hosts: _builtins.int = ...,
+        per_host: _abc.Iterable[Global___WaitingOnHost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "per_host", b"per_host", "pods", b"pods", "see", b"see"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingService: _TypeAlias = WaitingService  # noqa: Y015
+
+@_typing.final
+class WaitingOnHost(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    pods: _builtins.int
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        pods: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "pods", b"pods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingOnHost: _TypeAlias = WaitingOnHost  # noqa: Y015
 
 @_typing.final
 class ServiceStatus(_message.Message):
@@ -484,6 +543,7 @@ class HostStatus(_message.Message):
     RMS_RELATIVE_ERROR_RATIO_FIELD_NUMBER: _builtins.int
     OVERHEAD_RATIO_FIELD_NUMBER: _builtins.int
     SEES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     connected: _builtins.bool
     capacity_cores: _builtins.float
@@ -499,6 +559,8 @@ class HostStatus(_message.Message):
     rms_relative_error_ratio: _builtins.float
     overhead_ratio: _builtins.float
     sees: _builtins.int
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.WaitingPods]: ...
     def __init__(
         self,
         *,
@@ -516,10 +578,11 @@ class HostStatus(_message.Message):
         rms_relative_error_ratio: _builtins.float = ...,
         overhead_ratio: _builtins.float = ...,
         sees: _builtins.int = ...,
+        waiting: _abc.Iterable[_common_pb2.WaitingPods] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "applied_generation", b"applied_generation", "capacity_cores", b"capacity_cores", "connected", b"connected", "consumption_cores", b"consumption_cores", "host", b"host", "last_report_unix_ns", b"last_report_unix_ns", "mechanism", b"mechanism", "mechanism_reason", b"mechanism_reason", "overhead_ratio", b"overhead_ratio", "pushed_generation", b"pushed_generation", "rms_relative_error_ratio", b"rms_relative_error_ratio", "sees", b"sees", "unclaimed_cores", b"unclaimed_cores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "applied_generation", b"applied_generation", "capacity_cores", b"capacity_cores", "connected", b"connected", "consumption_cores", b"consumption_cores", "host", b"host", "last_report_unix_ns", b"last_report_unix_ns", "mechanism", b"mechanism", "mechanism_reason", b"mechanism_reason", "overhead_ratio", b"overhead_ratio", "pushed_generation", b"pushed_generation", "rms_relative_error_ratio", b"rms_relative_error_ratio", "sees", b"sees", "unclaimed_cores", b"unclaimed_cores", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -191,7 +191,7 @@ def batch_sums(arrivals_ns: Sequence[int], values: Sequence[float], batch_ns: fl
 
 
 def ratio(sums: Sequence[float], over: Sequence[float]) -> tuple[float, float]:
-    """``sum(sums) / sum(over)`` and the half-width of its 95 % interval; by batches, as neighbours depend on each other.
+    """``sum(sums) / sum(over)`` and the half-width of its 95 % interval; by batches: neighbours are not independent.
 
     With counts as ``over`` it is a mean. The half-width is infinite for a single batch.
     """

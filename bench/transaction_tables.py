@@ -1,4 +1,4 @@
-"""The transaction benchmark's tables: response times, how far they are from the ideals, and what was not the model's."""
+"""The transaction benchmark's tables: response times, how far they are from the ideals, and what disturbed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ PUBLISHED_TREE: Final = (1.25, 2.33, 6.12)
 
 def transactions(results: dict[str, Any]) -> str:
     """B1 to B5: a table for each experiment, then the batch rows, then totals by means of control."""
-    parts: list[str] = []
     found = pooled(results)
-    for experiment in sorted({name.split(",")[0].split(" ")[0] for name in found}):
-        parts.append(_experiment({name: one for name, one in found.items() if name.startswith(experiment)}))
+    parts = [
+        _experiment({name: one for name, one in found.items() if name.startswith(experiment)})
+        for experiment in sorted({name.split(",")[0] for name in found})
+    ]
     batch = [row for row in results.values() if row["kind"] == "batch"]
     if batch:
         parts.append(_batch(batch))
@@ -61,7 +62,7 @@ def _experiment(settings: Mapping[str, Pooled]) -> str:
     if first["workloads"] == ["1", "2", "3"] and "formula_flat" in first:
         published = ", ".join(number(value) for value in PUBLISHED_TREE)
         flat = ", ".join(number(value) for value in first["formula_flat"])
-        text += f"\n\nPublished for this tree, measured: {published}. The formula for the same numbers side by side: {flat}."
+        text += f"\n\nPublished for this tree, measured: {published}. The formula for the same numbers flat: {flat}."
     return text
 
 

@@ -172,6 +172,7 @@ def test_real_servers_serve_every_transaction_in_turn_and_use_what_it_asked_for(
     assert not any(folder.exists() for folder in folders)
 
 
+@pytest.mark.quiet
 @pytest.mark.root
 @pytest.mark.kernel
 def test_a_capped_server_is_slower_and_a_row_of_it_makes_a_table(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from bench.harness import (
 )
 from bench.recorder import Recorder
 from bench.recording import IDLE_PID, Recording
-from bench.transaction_streams import Stream
+from bench.transaction_streams import Stream, schedule
 from utilctl_agent import Sandbox
 from utilctl_common.responsetime import Node
 
@@ -176,13 +176,8 @@ def serve(servers: Servers, streams: Sequence[Stream], control: Control, run_s: 
 
 def _send(servers: Servers, streams: Sequence[Stream]) -> tuple[int, list[int]]:
     """Have all transactions sent; the instant that arrivals count from, and how late they were."""
-    lines = sorted(
-        (arrival_ns, place, service_ns)
-        for place, stream in enumerate(streams)
-        for arrival_ns, service_ns in zip(stream.arrivals_ns, stream.services_ns, strict=True)
-    )
     with tempfile.NamedTemporaryFile("w", prefix="utilctl-bench-") as file:
-        file.writelines(f"{arrival_ns} {place} {service_ns}\n" for arrival_ns, place, service_ns in lines)
+        file.writelines(f"{arrival_ns} {place} {service_ns}\n" for arrival_ns, place, service_ns in schedule(streams))
         file.flush()
         start_ns = time.monotonic_ns() + round(LEAD_S * 1e9)
         # Ahead of whoever else is on that CPU: a transaction that is sent late was not late in arriving.

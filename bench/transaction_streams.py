@@ -70,6 +70,18 @@ def streams(machine: Machine, seed: int, run_ns: float) -> list[Stream]:
     return found
 
 
+def schedule(served: Sequence[Stream]) -> list[tuple[int, int, int]]:
+    """All as they arrive: instant, place of the workload, service time. Those of a workload stay in order."""
+    return sorted(
+        (
+            (arrival_ns, place, service_ns)
+            for place, stream in enumerate(served)
+            for arrival_ns, service_ns in zip(stream.arrivals_ns, stream.services_ns, strict=True)
+        ),
+        key=lambda transaction: transaction[:2],  # jobs that arrive at once must not be sorted by their length
+    )
+
+
 def replay(served: Sequence[Stream], rates: Rates) -> list[list[float]]:
     """When each transaction is done, by workload, if ``rates`` divides the CPU."""
     everyone = range(len(served))

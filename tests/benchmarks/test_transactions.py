@@ -24,6 +24,7 @@ from bench.transaction_streams import (
     ratio,
     replay,
     responses_ns,
+    schedule,
     streams,
 )
 from bench.transaction_tables import transactions as tables
@@ -75,6 +76,16 @@ def test_all_jobs_of_a_batch_are_there_from_the_beginning() -> None:
     stream = backlog(1, 0, service_ns=2e7, count=50)
     assert stream.arrivals_ns == (0,) * 50
     assert alone(stream)[-1] == sum(stream.services_ns)
+
+
+def test_transactions_are_sent_as_they_arrive_and_a_workloads_jobs_in_their_order() -> None:
+    assert schedule([Stream((0, 0, 7), (9, 5, 1)), Stream((0, 3), (4, 2))]) == [
+        (0, 0, 9),
+        (0, 0, 5),
+        (0, 1, 4),
+        (3, 1, 2),
+        (7, 0, 1),
+    ]
 
 
 # -- ideals -------------------------------------------------------------------------------------------------------

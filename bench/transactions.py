@@ -352,7 +352,7 @@ def pooled(results: Mapping[str, Any]) -> dict[str, Pooled]:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Both workloads of B1 over the share of the first, as in Figures 1 to 3: the formula and what was measured."""
+    """Both workloads of B1 over the share of the first, as in Figures 1 to 3: the model and what was measured."""
     series: dict[str, list[tuple[float, float]]] = {}
     for name, setting in pooled(results).items():
         row = setting.rows[0]
@@ -361,10 +361,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
         part = row["shares"][0] / sum(row["shares"])
         for workload in range(len(TWO)):
             label = f"workload {workload + 1}"
-            series.setdefault(f"{label}, model", []).append((part, row["formula"][workload]))
-            for control in row["controls"]:
-                value = setting.slowdown(setting.measured(control, workload), workload)[0]
-                series.setdefault(f"{label}, {control}", []).append((part, value))
+            shown = {"model, the same transactions": setting.sums("model_s", workload)}
+            shown |= {c: setting.measured(c, workload) for c in row["controls"] if c != "uncontrolled"}
+            for what, sums in shown.items():
+                series.setdefault(f"{label}: {what}", []).append((part, setting.slowdown(sums, workload)[0]))
     drawn = {label: sorted(points) for label, points in series.items()}
     title = "Response times at utilizations 0.24 and 0.47"
     lines(path, drawn, title=title, xlabel="share of workload 1", ylabel="multiples of the service time")

@@ -40,6 +40,7 @@ EXPERIMENTS = {
     "response_times": "response-time model",
     "agent_memory": "memory of an agent",
     "sandbox": "S1, S2",
+    "transactions": "B1 to B5",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has
 ``cases(quick=...)``, rows by name, and ``plot(results, path)``."""

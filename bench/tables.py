@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from bench import scale
@@ -10,6 +10,8 @@ from bench.allocation import CHANGE_GOAL
 from bench.blocking import PUBLISHED as PUBLISHED_BLOCKING
 from bench.costs import PUBLISHED_US
 from bench.independent import PUBLISHED_MEAN_PCT, PUBLISHED_WORST_PCT
+from bench.markdown import number, percents, spread, table
+from bench.transaction_tables import transactions
 from bench.web import PUBLISHED_ALPS, PUBLISHED_UNCONTROLLED
 
 NAMES: Final = {
@@ -22,32 +24,6 @@ NAMES: Final = {
     "none": "uncontrolled",
 }
 """How the algorithms are called on the page, in the order of the columns."""
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def spread(figure: dict[str, float] | None, digits: int = 2) -> str:
-    """Median, and the range of the repeats where there were several."""
-    if figure is None:
-        return "-"
-    median = number(figure["median"], digits)
-    if figure["min"] == figure["max"]:
-        return median
-    return f"{median} ({number(figure['min'], digits)}-{number(figure['max'], digits)})"
-
-
-def percents(fractions: Sequence[float], digits: int = 1) -> str:
-    """A split, as percentages."""
-    return " : ".join(number(100 * fraction, digits) for fraction in fractions)
 
 
 def _present(rows: Iterable[dict[str, Any]]) -> list[str]:
@@ -449,4 +425,5 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "response_times": response_times,
     "agent_memory": agent_memory,
     "sandbox": sandbox,
+    "transactions": transactions,
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.markdown import number, percents, spread, table
 from bench.page import fill, render
-from bench.tables import number, percents, spread, table
 
 FOLDER = Path(__file__).parents[2] / "docs/benchmarks"
 

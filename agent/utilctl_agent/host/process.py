@@ -24,7 +24,7 @@ from utilctl_agent.host.port import (
     PendingPauseError,
     UnfinishedPauseError,
 )
-from utilctl_agent.host.procstat import ProcessId, has_ended, parse_stat, thread_states
+from utilctl_agent.host.procstat import ProcessId, has_ended, parse_handed_up_ns, parse_stat, thread_states
 from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_agent.safety.journal import JournalError
 
@@ -67,6 +67,10 @@ class ControlledProcess:
     def cpu_ns(self) -> int:
         """CPU time of all threads. Raises OSError once the process has ended."""
         return time.clock_gettime_ns(self._clock)
+
+    def handed_up_ns(self) -> int:
+        """CPU time of descendants that were waited for, by clock ticks. Raises OSError once it has ended, too."""
+        return parse_handed_up_ns(os.pread(self._stat, 1024, 0))
 
     def wait_ns(self) -> int | None:
         """Time the only thread was ready and not running, up to now; None if it cannot be told. Raises OSError."""
@@ -117,7 +121,7 @@ class ControlledProcess:
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         except ProcessLookupError as error:
-            if not self._ended():
+            if not self.ended():
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             self._forget_pause()
             raise
@@ -127,7 +131,7 @@ class ControlledProcess:
             with contextlib.suppress(OSError):
                 self._look(ready=False)
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
         """Whether it is known to have ended."""
         try:
             self.state()

@@ -78,10 +78,11 @@ class QuotaEngine:
     def paused_ns(self, name: str, now_ns: int) -> int:
         """For how long it was ready and got no CPU, by the quota or by others: the kernel does not tell these apart."""
         try:
-            wait_ns = self._capped[name].group.read().wait_ns
+            one = self._capped[name]
+            reading, held_ns = one.group.read(), one.group.held_ns()
         except (KeyError, FailedError):
             return 0
-        return (wait_ns or 0) - self._capped[name].base_wait_ns
+        return max((reading.wait_ns or 0) - one.base_wait_ns, held_ns - (reading.cpu_ns - one.base_ns))
 
     def switch(self, now_ns: int) -> int | None:
         """See stepper.Stepper. ``step`` does everything here."""
@@ -99,7 +100,7 @@ class QuotaEngine:
             if now_ns < one.due_ns:
                 continue
             try:
-                quota = one.core.decide(now_ns, one.group.read())
+                quota = one.core.decide(now_ns, one.group.read(), one.group.held_ns())
                 one.due_ns = quota.next_look_ns
                 one.group.set_quota(quota.quota_ns, quota.period_ns)
                 self.problems.pop(name, None)

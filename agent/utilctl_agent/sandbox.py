@@ -244,8 +244,9 @@ class Sandbox:
         return self._pid
 
     def own_pids(self) -> list[int]:
-        """The processes that hold it back: guard and loop."""
-        return [self._guarded.guard.pid, self._loop.pid]
+        """The processes that hold it back: guard and loop, and who adopts its orphans."""
+        reaper = self._program.reaper if self._program is not None else None
+        return [self._guarded.guard.pid, self._loop.pid, *([reaper.pid] if reaper is not None else [])]
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait until the program has ended: its exit status (negative: minus the signal; 0 for one that was taken), or

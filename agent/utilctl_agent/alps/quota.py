@@ -65,6 +65,7 @@ class QuotaScheduler:
         self._look_ns = FIRST_LOOK_NS
         self._seen_ns = now_ns
         self._reading = reading
+        self._held_ns = 0
 
     @property
     def balance_ns(self) -> float:
@@ -79,19 +80,21 @@ class QuotaScheduler:
             self._balance_ns = 0.0
             self._look_ns = FIRST_LOOK_NS
 
-    def decide(self, now_ns: int, reading: Reading) -> Quota:
+    def decide(self, now_ns: int, reading: Reading, held_ns: int = 0) -> Quota:
         """Account for what it used and waited for since the last look (``cpu_ns``, ``wait_ns``), and set the quota.
 
         ``wait_ns`` is the time in which it was ready and nothing of it ran, held back or not. Without it, all the time
-        counts as ready.
+        counts as ready. held_ns: time of the periods at whose end the quota held it back, cumulative; it was ready at
+        least then, should ``wait_ns`` say too little (see host.quotas).
         """
         elapsed_ns, self._seen_ns = now_ns - self._seen_ns, now_ns
         used_ns = max(0, reading.cpu_ns - self._reading.cpu_ns)
         ready_ns = elapsed_ns
         if reading.wait_ns is not None and self._reading.wait_ns is not None:
             # Several that run at once make this more than it was; at most it is all the time.
-            ready_ns = min(elapsed_ns, used_ns + max(0, reading.wait_ns - self._reading.wait_ns))
-        self._reading = reading
+            waited_ns = max(0, reading.wait_ns - self._reading.wait_ns)
+            ready_ns = min(elapsed_ns, max(used_ns + waited_ns, held_ns - self._held_ns))
+        self._reading, self._held_ns = reading, held_ns
         earned_ns = self._cap * ready_ns - used_ns
         most_ns = self._cap * MOST_CREDIT_NS
         self._balance_ns = max(-most_ns, min(most_ns, self._balance_ns + earned_ns))

@@ -78,13 +78,16 @@ class QuotaGroup:
         with opening(path, self._close_files):
             self._quota = self._open(path / self._knob, os.O_RDWR)
             self._period = self._open(path / PERIOD_V1, os.O_RDWR) if self._knob == QUOTA_V1 else -1
+            self._throttled = self._open(path / "cpu.stat", os.O_RDONLY)
             self._stat = self._open(measured / "cpu.stat", os.O_RDONLY)
             self._pressure = self._open(measured / PRESSURE, os.O_RDONLY)
             if self._value() != NO_QUOTA:
                 self._close_files()
                 raise MechanismError(f"cgroup {path} has a quota already", hint="use --mode freezer or signal")
             self._slot = ledger.enter_weight(str(path), path.stat().st_ino, self._knob, NO_QUOTA)
-        self._set = (NO_QUOTA, 0)
+        self._set = (NO_QUOTA, 0)  # quota and period in microseconds
+        self._periods = self._throttled_periods()
+        self._held_ns = 0
 
     def _open(self, path: Path, flags: int) -> int:
         self._fds.append(os.open(path, flags | os.O_CLOEXEC))
@@ -113,6 +116,26 @@ class QuotaGroup:
         """See host.port.Group."""
         return self.read(observe=False).cpu_ns
 
+    def held_ns(self) -> int:
+        """Time by the periods at whose end the quota held somebody back: a count over all CPUs, true to a period.
+
+        PSI knows it exactly, but of each CPU for itself, and shows the average: of a program that changes CPUs, or
+        whose children run on others, too little.
+        """
+        if not self._fds:
+            raise GroupGoneError(f"cgroup {self.path} is closed")
+        try:
+            periods = self._throttled_periods()
+        except OSError as error:
+            raise translated(self.path, error) from None
+        self._held_ns += (periods - self._periods) * self._set[1] * NS_PER_US
+        self._periods = periods
+        return self._held_ns
+
+    def _throttled_periods(self) -> int:
+        content = os.pread(self._throttled, 1024, 0)
+        return int(content[content.index(b"nr_throttled ") + 13 :].split(None, 1)[0])
+
     def set_quota(self, quota_ns: int, period_ns: int) -> None:
         """So much CPU time in every period. Raises ForeignWeightError, GroupGoneError or MechanismError."""
         self.check()
@@ -125,6 +148,7 @@ class QuotaGroup:
                 os.pwrite(self._quota, b"%d %d" % (quota_us, period_us), 0)
             else:
                 if period_us != self._set[1]:
+                    self.held_ns()  # of the old period
                     os.pwrite(self._quota, b"-1", 0)  # no period fits every quota
                     os.pwrite(self._period, b"%d" % period_us, 0)
                 os.pwrite(self._quota, b"%d" % quota_us, 0)

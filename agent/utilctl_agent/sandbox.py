@@ -16,23 +16,20 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal
 
-from utilctl_agent.alps.quota import LEAST_CAP as LEAST_QUOTA_CAP
 from utilctl_agent.channel import ChannelClosedError
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.guarded_loop import GuardedLoop, cpu_ns, messages
-from utilctl_agent.host.cgroup import cgroup2_mount, freezer_refusal
 from utilctl_agent.host.children import family, lists_children
 from utilctl_agent.host.procstat import identify
 from utilctl_agent.host.programcgroup import ProgramCgroup
-from utilctl_agent.host.quotas import quota_mounts, quota_refusal
-from utilctl_agent.mechanism import SandboxChoice, SandboxMode, choose_for_sandbox
+from utilctl_agent.mechanism import SandboxMode
 from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
 from utilctl_agent.program import Program
+from utilctl_agent.sandbox_ways import choose, mounts
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import MAX_CORES, NS_PER_MS, NS_PER_S
 
@@ -129,9 +126,15 @@ class Sandbox:
 
     def _start(self) -> None:
         deputy = self._stack.enter_context(contextlib.ExitStack())
-        self._choice = self._choose()
+        self._choice = choose(
+            self._mode,
+            self._cap_cores,
+            command=self._command is not None,
+            tree=self._tree,
+            by_state=self._metric == "state",
+        )
         if self._choice.mechanism != "signal":
-            self._cgroup = ProgramCgroup(self._mounts())
+            self._cgroup = ProgramCgroup(mounts(self._choice))
             self._stack.callback(self._cgroup.remove)
         quota = self._choice.mechanism == "quota"
         bound_ns = QUOTA_BOUND_NS if quota else NS_PER_S
@@ -189,28 +192,6 @@ class Sandbox:
         program = Program(command, adopt=self._tree, enter=enter)
         self._stack.callback(program.close)
         return program
-
-    def _choose(self) -> SandboxChoice:
-        no_cgroup = None
-        if self._command is None:
-            no_cgroup = "a process that was taken stays in its cgroup"
-        elif not self._tree:
-            no_cgroup = "a cgroup would hold its children, too"
-        if self._mode == "signal" or no_cgroup is not None:
-            return choose_for_sandbox(self._mode, quota=None, freezer=None, no_cgroup=no_cgroup)
-        quota = quota_refusal()
-        if self._metric == "state":
-            quota = "it does not go by states"
-        elif quota is None and self._cap_cores < LEAST_QUOTA_CAP:
-            quota = "the cap is too small for one"
-        freezer = freezer_refusal() if quota is not None or self._mode == "freezer" else None
-        return choose_for_sandbox(self._mode, quota=quota, freezer=freezer)
-
-    def _mounts(self) -> tuple[Path, ...]:
-        if self._choice.mechanism == "quota":
-            return quota_mounts()
-        mount = cgroup2_mount()
-        return (mount,) if mount is not None else ()
 
     def _algorithm(self) -> Algorithm:
         if self._choice.mechanism == "quota":

@@ -31,11 +31,11 @@ from utilctl_agent import Sandbox
 from utilctl_agent.mechanism import SandboxMode
 
 CAPS_PCT: Final = (1, 5, 10, 25, 50, 75)
-RUN_S: Final = 10.0
-TINY_RUN_S: Final = 20.0
+RUN_S: Final = 6.0
+TINY_RUN_S: Final = 12.0
 """For caps below 10 %: the kernel's ticks of 4 ms are much of what they give in a second."""
 QUICK_RUN_S: Final = 5.0
-SETTLE_S: Final = 1.0
+SETTLE_S: Final = 2.0
 LOOK_S: Final = 0.0005
 STEP_NS: Final = 20_000
 """CPU time between two looks that counts as progress."""
@@ -75,7 +75,7 @@ SANDBOXED: Final = {
     "utilctl_by_state": ["--mode", "signal", "--metric", "state"],
 }
 SANDBOXES: Final = ("utilctl", "utilctl_signal")
-REPEATS: Final = 3
+REPEATS: Final = 2
 
 
 def _on_cpu_0() -> None:

@@ -32,7 +32,7 @@ LEAST_CAP: Final = 0.005
 """Below, the program would stand still for most of a second each time: the kernel notices only at its ticks (4 ms) that
 a quota is used up, and makes good for it afterwards."""
 FIRST_LOOK_NS: Final = 250 * NS_PER_MS
-LAST_LOOK_NS: Final = 2 * NS_PER_S
+LAST_LOOK_NS: Final = 4 * NS_PER_S
 """Time between two looks: doubled as long as the rate is as expected."""
 SETTLED: Final = 0.02
 """The relative error of a rate between two looks that is nothing new."""

@@ -49,7 +49,7 @@ def _say(fd: int, line: bytes) -> None:
         return
 
 
-def _become(argv: list[str], mask: set[signal.Signals], go_fd: int, tell: int) -> None:
+def _become(argv: list[str], mask: "set[int | signal.Signals]", go_fd: int, tell: int) -> None:
     try:
         if not os.read(go_fd, 1):
             os._exit(127)

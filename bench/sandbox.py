@@ -82,7 +82,8 @@ def _on_cpu_0() -> None:
     os.sched_setaffinity(0, {0})
 
 
-_PIPED: Final[dict[str, Any]] = {"stdout": subprocess.PIPE, "preexec_fn": _on_cpu_0}
+def _piped(argv: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, preexec_fn=_on_cpu_0)  # noqa: PLW1509 - no threads here
 
 
 def cases(*, quick: bool) -> dict[str, Case]:
@@ -163,7 +164,7 @@ def _by_each(argv: list[str], cap_pct: int, sandboxes: Sequence[str]) -> dict[st
     """What the program tells of itself, several times: without a cap, and under everybody's."""
     found: dict[str, list[list[float]]] = {}
     for _ in range(REPEATS):
-        found.setdefault("uncapped", []).append(_told(subprocess.Popen(argv, **_PIPED)))
+        found.setdefault("uncapped", []).append(_told(_piped(argv)))
         for name in sandboxes:
             command = [sys.executable, "-m", "utilctl_cli.main", "sandbox", "--cap", f"{cap_pct}%", *SANDBOXED[name]]
             pinned = [*command, "--", "taskset", "-c", "0", *argv]
@@ -171,9 +172,9 @@ def _by_each(argv: list[str], cap_pct: int, sandboxes: Sequence[str]) -> dict[st
         if _possible("quota_alone"):
             with _quota(cap_pct) as folder:
                 entering = ["sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh", *argv]
-                found.setdefault("quota_alone", []).append(_told(subprocess.Popen(entering, **_PIPED)))
+                found.setdefault("quota_alone", []).append(_told(_piped(entering)))
         if _possible("cpulimit"):
-            process = subprocess.Popen(argv, **_PIPED)
+            process = _piped(argv)
             limiter = subprocess.Popen(
                 ["cpulimit", "-i", "-p", str(process.pid), "-l", str(cap_pct)], stdout=subprocess.DEVNULL
             )

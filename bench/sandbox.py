@@ -176,7 +176,7 @@ def _by_each(argv: list[str], cap_pct: int, sandboxes: Sequence[str]) -> dict[st
         if _possible("cpulimit"):
             process = _piped(argv)
             limiter = subprocess.Popen(
-                ["cpulimit", "-i", "-p", str(process.pid), "-l", str(cap_pct)], stdout=subprocess.DEVNULL
+                ["cpulimit", "-m", "-p", str(process.pid), "-l", str(cap_pct)], stdout=subprocess.DEVNULL
             )
             found.setdefault("cpulimit", []).append(_told(process))
             limiter.wait(10)

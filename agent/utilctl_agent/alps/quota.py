@@ -6,11 +6,11 @@ another thing: so much CPU time in every period, whether the program was ready i
 waits in turn gets too much by it, one that others keep from the CPU too little. So the *balance*, ``cap * ready -
 used``, is kept here as well, and moves the quota a little now and then, while the kernel does the pausing.
 
-The rule is an integral controller: ``quota = cap + balance / horizon``. Where the quota itself gives what the cap says,
-the balance is repaid over the horizon; where it gives more, for the same program always by the same amount, the balance
-comes to rest at a debt that lowers the quota just enough. Either way the program's rate over its ready time tends to
-the cap. A look takes a process with cold caches some 0.2 ms, so looks become rarer as long as they find nothing new.
-Pure.
+The rule is ``quota = cap - offset + balance / horizon``. The *offset* is by how much the rate over ready time differs
+from the quota, as it was seen at the last looks: for the same program it is much the same all the time. A program that
+waits has an offset above zero. Below zero it is where the kernel gives less than the quota says: at 75 % of a period of
+10 ms, of which its ticks of 4 ms are no part, 68 %. The balance is what is left to be repaid. A look takes a process
+with cold caches some 0.2 ms, so looks become rarer as long as they find nothing new. Pure.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ HORIZON_LOOKS: Final = 2
 """A balance is repaid over so many times the time to the next look: one would do, were there no noise."""
 MOST_CREDIT_NS: Final = 2 * NS_PER_S
 """Ready time that others have taken and that is made up for later, at most; and as much debt, the other way round."""
+LEARNED: Final = 0.5
+"""Part of what a look finds the offset to be wrong by that is corrected. One would follow every burst."""
+LEAST_READY: Final = 0.05
+"""Part of the time between two looks in which it was ready at least, for its rate to say anything."""
+MOST_OFFSET: Final = 0.5
+"""Of the cap; what others take looks like an offset, too, and is another thing as soon as they are gone."""
 LOWEST, HIGHEST = 0.4, 2.5
 """Bounds of the quota, in parts of the cap: what is made up for must not look like no cap at all, or like a halt."""
 
@@ -62,6 +68,8 @@ class QuotaScheduler:
         self._cores = cores
         self._cap = cap_cores
         self._balance_ns = 0.0
+        self._offset = 0.0
+        self._set: float | None = None  # the quota in force, in cores
         self._look_ns = FIRST_LOOK_NS
         self._seen_ns = now_ns
         self._reading = reading
@@ -78,6 +86,8 @@ class QuotaScheduler:
         if cap_cores != self._cap:
             self._cap = cap_cores
             self._balance_ns = 0.0
+            self._offset = 0.0
+            self._set = None
             self._look_ns = FIRST_LOOK_NS
 
     def decide(self, now_ns: int, reading: Reading, held_ns: int = 0) -> Quota:
@@ -98,8 +108,17 @@ class QuotaScheduler:
         earned_ns = self._cap * ready_ns - used_ns
         most_ns = self._cap * MOST_CREDIT_NS
         self._balance_ns = max(-most_ns, min(most_ns, self._balance_ns + earned_ns))
+        self._learn(used_ns, ready_ns, elapsed_ns)
         self._pace(abs(earned_ns), self._cap * ready_ns, elapsed_ns)
         return self._quota(now_ns)
+
+    def _learn(self, used_ns: int, ready_ns: int, elapsed_ns: int) -> None:
+        # Looks that come early (a changed cap) are too short to tell anything.
+        if self._set is None or elapsed_ns < FIRST_LOOK_NS // 2 or ready_ns < LEAST_READY * elapsed_ns:
+            return
+        wrong = used_ns / ready_ns - self._set - self._offset
+        most = MOST_OFFSET * self._cap
+        self._offset = max(-most, min(most, self._offset + LEARNED * wrong))
 
     def _pace(self, off_ns: float, due_ns: float, elapsed_ns: int) -> None:
         if off_ns <= SETTLED * due_ns + TICK_NS:
@@ -111,7 +130,9 @@ class QuotaScheduler:
 
     def _quota(self, now_ns: int) -> Quota:
         most = min(HIGHEST * self._cap, max(self._cap, float(self._cores)))
-        wanted = self._cap + self._balance_ns / (HORIZON_LOOKS * self._look_ns)
+        wanted = self._cap - self._offset + self._balance_ns / (HORIZON_LOOKS * self._look_ns)
         cores = max(LOWEST * self._cap, min(most, wanted))
         period_ns = min(LONGEST_PERIOD_NS, max(PERIOD_NS, round(LEAST_QUOTA_NS / self._cap)))
-        return Quota(max(KERNEL_LEAST_NS, round(cores * period_ns)), period_ns, now_ns + self._look_ns)
+        quota_ns = max(KERNEL_LEAST_NS, round(cores * period_ns))
+        self._set = quota_ns / period_ns
+        return Quota(quota_ns, period_ns, now_ns + self._look_ns)

@@ -39,7 +39,7 @@ EXPERIMENTS = {
     "fleet": "agents on one controller",
     "response_times": "response-time model",
     "agent_memory": "memory of an agent",
-    "sandbox": "S1, S2",
+    "sandbox": "S1 to S3",
     "transactions": "B1 to B5",
 }
 """Name of the module here and of the result, and what it is called in docs/benchmarks. Each module has

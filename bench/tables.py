@@ -342,29 +342,39 @@ def fleet(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+SANDBOXES = {"utilctl": "utilctl", "utilctl_signal": "by signals", "quota_alone": "quota alone", "cpulimit": "cpulimit"}
+
+
 def sandbox(results: dict[str, Any]) -> str:
-    """S1 and S2."""
-    computing = []
-    for name, row in results.items():
-        if row["kind"] != "S1":
-            continue
-        ours, peer = row["utilctl"], row["cpulimit"] or {}
-        computing.append(
-            [name]
-            + [number(who.get(what), digits) for what, digits in (("got_pct", 2), ("own_pct", 3),
-                                                                  ("longest_stretch_ms", 0)) for who in (ours, peer)]
-        )  # fmt: skip
-    head = ["", "got, %", "cpulimit", "own CPU, %", "cpulimit", "longest stretch, ms", "cpulimit"]
-    parts = [table(head, computing)]
+    """S1 to S3."""
+    rows = {name: row for name, row in results.items() if row["kind"] == "S1"}
+    figures = {"got, %": ("got_pct", 2), "own CPU, %": ("own_pct", 3), "longest stretch, ms": ("longest_stretch_ms", 0)}
+    parts = [
+        table(
+            [title, *SANDBOXES.values()],
+            [
+                [name, *(number((row.get(who) or {}).get(what), digits) for who in SANDBOXES)]
+                for name, row in rows.items()
+            ],
+        )
+        for title, (what, digits) in figures.items()
+    ]
     waiting = [
-        [f"{name}: {who}", number(row[who]["burst_stretch"], 2), number(row[who]["wait_stretch"], 2)]
+        [f"{name}: {title}", number(row[who]["burst_stretch"], 2), number(row[who]["wait_stretch"], 2)]
         for name, row in results.items()
         if row["kind"] == "S2"
-        for who in ("uncapped", "utilctl", "utilctl_by_state", "cpulimit")
+        for who, title in {"uncapped": "uncapped", **SANDBOXES, "utilctl_by_state": "by states"}.items()
         if who in row
     ]
     if waiting:
         parts.append(table(["", "bursts take so many times longer", "waits"], waiting))
+    children = [
+        [name, *(number((row.get(who) or {}).get("got_pct"), 1) for who in ("uncapped", *SANDBOXES))]
+        for name, row in results.items()
+        if row["kind"] == "S3"
+    ]
+    if children:
+        parts.append(table(["got, %", "uncapped", *SANDBOXES.values()], children))
     return "\n\n".join(parts)
 
 

@@ -25,11 +25,13 @@ from utilctl_agent.dispatch import amended
 from utilctl_agent.duty import Duty
 from utilctl_agent.engine import Engine
 from utilctl_agent.host.composite import CompositeGroup
+from utilctl_agent.host.family import FamilyGroup
 from utilctl_agent.host.opening import open_cgroup
 from utilctl_agent.host.port import Group, GroupGoneError
 from utilctl_agent.host.pressure import HostPressure
 from utilctl_agent.host.processes import ProcessGroup
 from utilctl_agent.host.procstat import ProcessId
+from utilctl_agent.host.quotas import QuotaGroup
 from utilctl_agent.mixed import MixedEngine
 from utilctl_agent.orders import (
     LoopReport,
@@ -40,6 +42,7 @@ from utilctl_agent.orders import (
     PrincipalReport,
     Roster,
 )
+from utilctl_agent.quota_engine import QuotaEngine
 from utilctl_agent.safety.journal import Journal
 from utilctl_agent.stepper import Stepper
 from utilctl_agent.weight_engine import WeightEngine
@@ -73,6 +76,14 @@ def make_scheduler(settings: LoopSettings) -> Scheduler:
     return PaperScheduler(core, lazy=settings.algorithm == "paper")
 
 
+def make_engine(settings: LoopSettings) -> Stepper:
+    """What holds principals back under ``settings``, as long as nobody is weighed."""
+    if settings.algorithm == "quota":
+        return QuotaEngine(len(settings.cpus))
+    pauses = PauseSettings(settings.max_pause_ns)
+    return Engine(make_scheduler(settings), pauses, HostPressure(), time.monotonic_ns)
+
+
 def make_weight_engine(settings: LoopSettings) -> WeightEngine:
     """For principals that are weighed."""
     cycle_ns = settings.cycle_ns if settings.cycle_ns is not None else settings.weight_period_ns
@@ -88,9 +99,7 @@ class Loop:
         self._channel = channel
         self._journal = journal
         self._loop_class = loop_class
-        self._engine: Stepper = Engine(
-            make_scheduler(settings), PauseSettings(settings.max_pause_ns), HostPressure(), time.monotonic_ns
-        )
+        self._engine = make_engine(settings)
         self._orders: dict[str, PrincipalOrder] = {}
         self._roster = Roster(0, 0, ())
         self._refused: dict[str, str] = {}
@@ -241,6 +250,8 @@ class Loop:
         self._watch_backlog(order.name, _loose_part(group))
 
     def _open(self, order: PrincipalOrder) -> Group:
+        if self._settings.algorithm == "quota":
+            return QuotaGroup(Path(order.cgroups[0]), Path(order.cgroups[-1]), self._journal)
         parts: list[Group] = []
         try:
             for path in order.cgroups:
@@ -248,7 +259,7 @@ class Loop:
                     parts.append(open_cgroup(Path(path), self._journal, weight=order.weight))
             if order.processes:
                 with contextlib.suppress(GroupGoneError):
-                    loose = ProcessGroup(map(_process_id, order.processes), self._journal)
+                    loose = self._open_processes(order)
                     loose.tells_state = self._settings.algorithm == "progress"
                     parts.append(loose)
         except BaseException:
@@ -258,6 +269,15 @@ class Loop:
         if not parts:
             raise GroupGoneError(f"{order.name} has no process")
         return parts[0] if len(parts) == 1 else CompositeGroup(parts)
+
+    def _open_processes(self, order: PrincipalOrder) -> ProcessGroup:
+        processes = map(_process_id, order.processes)
+        if not order.family:
+            # What caps one program tells at the end what it used.
+            capped = self._settings.algorithm in ("progress", "progress-by-state")
+            return ProcessGroup(processes, self._journal, keep_empty=capped)
+        reaper = _process_id(order.reaper) if order.reaper is not None else None
+        return FamilyGroup(processes, self._journal, reaper=reaper)
 
     @property
     def behind(self) -> bool:

@@ -83,7 +83,7 @@ class GuardedLoop:
         self._deputy.callback(Deputy(journal, self._alarm.fileno(), loop_fd).close)
 
 
-def messages(channel: Channel, wait_s: float, others: Sequence[int] = ()) -> list[Message]:
+def messages(channel: Channel, wait_s: float | None, others: Sequence[int] = ()) -> list[Message]:
     """What the loop says within ``wait_s``, or until one of ``others`` is readable. Raises ChannelClosedError."""
     channel.flush()
     readable, _, _ = select.select([channel.fileno(), *others], [], [], wait_s)

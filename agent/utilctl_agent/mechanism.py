@@ -84,3 +84,36 @@ def _auto(host: HostAbilities, wanted: Wanted) -> Choice:
     if host.freezer is None:
         return Choice("freezer", POSSIBLE["freezer"])
     return Choice("signal", host.freezer)
+
+
+SandboxMode = Literal["auto", "quota", "freezer", "signal"]
+SANDBOX_MODES: Final[tuple[SandboxMode, ...]] = ("auto", "quota", "freezer", "signal")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxChoice:
+    """How one program is held back, and one phrase that says why."""
+
+    mechanism: Literal["quota", "freezer", "signal"]
+    reason: str
+
+
+def choose_for_sandbox(
+    asked: SandboxMode, *, quota: str | None, freezer: str | None, no_cgroup: str | None = None
+) -> SandboxChoice:
+    """What holds one program back. quota, freezer: why that is not possible, or None; no_cgroup: why neither is.
+
+    What was asked for and is not possible is replaced by the next best: quota, freezer, signals.
+    """
+    if asked == "signal":
+        return SandboxChoice("signal", "signals were asked for")
+    if no_cgroup is not None:
+        return SandboxChoice("signal", no_cgroup)
+    refusals: list[str] = []
+    if asked != "freezer":
+        if quota is None:
+            return SandboxChoice("quota", "the kernel keeps a quota, which follows the measured progress")
+        refusals.append(f"no quota: {quota}")
+    if freezer is None:
+        return SandboxChoice("freezer", "; ".join([*refusals, POSSIBLE["freezer"]]))
+    return SandboxChoice("signal", "; ".join([*refusals, f"no freezer: {freezer}"]))

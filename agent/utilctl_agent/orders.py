@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from utilctl_common.quantities import NS_PER_MS
 
-Algorithm = Literal["default", "paper", "paper-unoptimized", "none", "progress", "progress-by-state"]
+Algorithm = Literal["default", "paper", "paper-unoptimized", "none", "progress", "progress-by-state", "quota"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("default", "paper", "paper-unoptimized", "none")
 """Those that share; the others cap."""
 
@@ -51,6 +51,8 @@ class PrincipalOrder:
     """A principal to control: its figures, and what it consists of.
 
     cgroups: absolute directories, each controlled as a whole. processes: (pid, start ticks) of the loose ones.
+    family: the processes are all that descend from one; what those have used that ended unseen is counted, too.
+    reaper: who adopts its orphans, as (pid, start ticks); it is not one of them.
     observe: measure it, never pause it. weight: hold it back by the weight of its only cgroup, never pause it.
     """
 
@@ -62,6 +64,8 @@ class PrincipalOrder:
     processes: tuple[tuple[int, int], ...] = ()
     observe: bool = False
     weight: bool = False
+    family: bool = False
+    reaper: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -75,6 +79,7 @@ class PrincipalOrder:
                 **data,
                 "cgroups": tuple(data["cgroups"]),
                 "processes": tuple((int(pid), int(start)) for pid, start in data["processes"]),
+                "reaper": tuple(data["reaper"]) if data.get("reaper") is not None else None,
             }
         )
 

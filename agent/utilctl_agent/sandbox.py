@@ -1,8 +1,9 @@
 """One program on a part of a CPU: what ``utilctl sandbox`` runs, and a library for programs with children of their own.
 
-A guard with its scheduler loop meters the program's progress (module ``alps.progress``) and pauses it by signals, so it
-works without root. A thread of this process steers: it follows who belongs to the program, passes on a changed cap, and
-notices the end. Whatever happens to any of them, nothing stays paused.
+A guard with its scheduler loop meters the program's progress and holds it back. Where a cgroup can be made for a
+program that we start, by a quota that the kernel keeps (module ``alps.quota``) or by freezing it; else by signals
+(module ``alps.progress``), which works without root. A thread of this process steers: it follows who belongs to the
+program, passes on a changed cap, and notices the end. Whatever happens to any of them, nothing stays paused.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import contextlib
 import os
 import queue
 import select
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Literal
 
@@ -23,9 +23,13 @@ from utilctl_agent.channel import ChannelClosedError
 from utilctl_agent.discovery.tree_watch import TreeWatch
 from utilctl_agent.dispatch import Dispatcher
 from utilctl_agent.guarded_loop import GuardedLoop, cpu_ns, messages
+from utilctl_agent.host.children import family, lists_children
 from utilctl_agent.host.procstat import identify
-from utilctl_agent.host.spawning import uninterrupted
-from utilctl_agent.orders import LoopReport, LoopSettings, PrincipalOrder
+from utilctl_agent.host.programcgroup import ProgramCgroup
+from utilctl_agent.mechanism import SandboxMode
+from utilctl_agent.orders import Algorithm, LoopReport, LoopSettings, PrincipalOrder
+from utilctl_agent.program import Program
+from utilctl_agent.sandbox_ways import choose, mounts
 from utilctl_common.errors import FailedError, UsageError
 from utilctl_common.quantities import MAX_CORES, NS_PER_MS, NS_PER_S
 
@@ -36,13 +40,20 @@ JOURNAL_NAME: Final = "sandbox"
 NAME: Final = "program"
 LEAST_CAP: Final = 0.001
 MEMBERSHIP_NS: Final = 5 * NS_PER_S
+QUOTA_BOUND_NS: Final = 60 * NS_PER_S
+"""The bound of a pause where nobody is ever paused: how rarely the guard looks."""
 RESEND_NS: Final = 20 * NS_PER_MS
 ANSWER_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxReport:
-    """What a sandboxed program got so far. ``fraction`` is of one CPU over the wall time; ``own_cpu_s`` is ours."""
+    """What a sandboxed program got so far, children that have ended included, and how.
+
+    ``fraction`` is of one CPU over the wall time; ``own_cpu_s`` is ours. ``paused_s``: for how long we held it back;
+    under a quota, for how long it was ready and had no CPU, whoever had it. ``processes``: how many there are now.
+    ``reason``: why it is this ``mechanism``.
+    """
 
     cap_cores: float
     wall_s: float
@@ -52,6 +63,8 @@ class SandboxReport:
     own_cpu_s: float
     processes: int
     problem: str
+    mechanism: str = "signal"
+    reason: str = ""
 
 
 class Sandbox:
@@ -70,6 +83,7 @@ class Sandbox:
         pid: int | None = None,
         tree: bool = True,
         metric: Metric = "wait",
+        mode: SandboxMode = "auto",
         cpus: Sequence[int] | None = None,
     ) -> None:
         """Raises UsageError for a cap, command or process that cannot be."""
@@ -82,10 +96,12 @@ class Sandbox:
         self._pid = pid
         self._tree = tree
         self._metric = metric
+        self._mode: SandboxMode = mode
         self._cpus = tuple(cpus) if cpus is not None else tuple(sorted(os.sched_getaffinity(0)))
         self._requests: queue.SimpleQueue[tuple[float | None, queue.SimpleQueue[SandboxReport]]] = queue.SimpleQueue()
         self._stack = contextlib.ExitStack()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._program: Program | None = None
+        self._cgroup: ProgramCgroup | None = None
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._final: SandboxReport | None = None
@@ -110,14 +126,28 @@ class Sandbox:
 
     def _start(self) -> None:
         deputy = self._stack.enter_context(contextlib.ExitStack())
-        self._guarded = GuardedLoop(JOURNAL_NAME, NS_PER_S, self._stack, deputy)
+        self._choice = choose(
+            self._mode,
+            self._cap_cores,
+            command=self._command is not None,
+            tree=self._tree,
+            by_state=self._metric == "state",
+        )
+        if self._choice.mechanism != "signal":
+            self._cgroup = ProgramCgroup(mounts(self._choice))
+            self._stack.callback(self._cgroup.remove)
+        quota = self._choice.mechanism == "quota"
+        bound_ns = QUOTA_BOUND_NS if quota else NS_PER_S
+        self._guarded = GuardedLoop(JOURNAL_NAME, bound_ns, self._stack, deputy)
         if self._command is not None:
-            self._process = self._spawn(self._command)
-            self._pid = self._process.pid
+            self._program = self._run(self._command)
+            self._pid = self._program.pid
         assert self._pid is not None
         root = identify(self._pid)
-        if root is None and self._process is not None:  # it has ended already
-            self._final = SandboxReport(self._cap_cores, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "")
+        if root is None and self._program is not None:  # it has ended already
+            self._final = SandboxReport(
+                self._cap_cores, 0.0, 0.0, 0.0, 0.0, 0.0, 0, "", self._choice.mechanism, self._choice.reason
+            )
             self._ended.set()
             return
         if root is None:
@@ -128,7 +158,10 @@ class Sandbox:
         except OSError as error:
             raise UsageError(f"process {self._pid} cannot be taken: {error.strerror}") from None
         self._stack.callback(os.close, self._pidfd)
-        self._watch = TreeWatch([(self._pid,)], MEMBERSHIP_NS) if self._tree else None
+        # A group with a reaper finds its members by itself.
+        adopted = self._program is not None and self._program.reaper is not None and lists_children()
+        followed = self._tree and self._cgroup is None and not adopted
+        self._watch = TreeWatch([(self._pid,)], MEMBERSHIP_NS) if followed else None
         if self._watch is not None:
             self._stack.callback(self._watch.close)
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -136,11 +169,11 @@ class Sandbox:
         self._stack.callback(os.close, self._wake_write)
         self._loop = self._guarded.configure(
             LoopSettings(
-                algorithm="progress" if self._metric == "wait" else "progress-by-state",
+                algorithm=self._algorithm(),
                 quantum_ns=10 * NS_PER_MS,
                 cycle_ns=None,
                 cpus=self._cpus,
-                max_pause_ns=NS_PER_S,
+                max_pause_ns=bound_ns,
                 cycle_log=False,
                 announce_first_cycle=False,
             )
@@ -148,24 +181,27 @@ class Sandbox:
         self._start_ns = time.monotonic_ns()
         self._before_ns = cpu_ns(self._guarded.guard.pid) + cpu_ns(self._loop.pid)
         self._send_roster()
+        self._guarded.channel.flush()
+        if self._program is not None:
+            self._program.go()
         self._thread = threading.Thread(target=self._steer_to_the_end, name="sandbox", daemon=True)
         self._thread.start()
 
-    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with uninterrupted() as let_through:
-            try:
-                process = subprocess.Popen(command, preexec_fn=let_through)  # noqa: PLW1509 - before our threads
-            except FileNotFoundError:
-                raise UsageError(f"there is no program {command[0]!r}", hint="give its path, or check PATH") from None
-            except OSError as error:
-                raise UsageError(f"{command[0]!r} cannot be started: {error.strerror}") from None
-            self._stack.callback(_end, process)
-            return process
+    def _run(self, command: list[str]) -> Program:
+        enter = self._cgroup.enter if self._cgroup is not None else None
+        program = Program(command, adopt=self._tree, enter=enter)
+        self._stack.callback(program.close)
+        return program
+
+    def _algorithm(self) -> Algorithm:
+        if self._choice.mechanism == "quota":
+            return "quota"
+        return "progress" if self._metric == "wait" else "progress-by-state"
 
     def close(self) -> None:
         """End a command that still runs, let a process that was taken run free, leave nothing behind. Idempotent."""
-        if self._process is not None:
-            _end(self._process)
+        if self._program is not None:
+            self._program.end()
         self._stop()
         self._stack.close()
 
@@ -189,18 +225,16 @@ class Sandbox:
         return self._pid
 
     def own_pids(self) -> list[int]:
-        """The processes that hold it back: guard and loop."""
-        return [self._guarded.guard.pid, self._loop.pid]
+        """The processes that hold it back: guard and loop, and who adopts its orphans."""
+        reaper = self._program.reaper if self._program is not None else None
+        return [self._guarded.guard.pid, self._loop.pid, *([reaper.pid] if reaper is not None else [])]
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait until the program has ended: its exit status (negative: minus the signal; 0 for one that was taken), or
         None if it still runs after ``timeout_s``. Raises FailedError if capping it failed.
         """
-        if self._process is not None:
-            try:
-                status = self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                status = None
+        if self._program is not None:
+            status = self._program.wait(timeout_s)
         else:
             readable, _, _ = select.select([self._pidfd], [], [], timeout_s)
             status = 0 if readable else None
@@ -214,9 +248,14 @@ class Sandbox:
 
     def report(self) -> SandboxReport:
         """What the program got so far, or, once it has ended, in all. Raises FailedError if nobody can tell."""
-        if self._final is not None:
+        if self._final is None:
+            return self._ask(None)
+        cpu_ns = self._program.cpu_ns if self._program is not None else None
+        if cpu_ns is None or not self._final.wall_s:
             return self._final
-        return self._ask(None)
+        # Orphans that go on, or that nobody waited for, are in the one figure, and the very last moments in the other.
+        cpu_s = max(self._final.cpu_s, cpu_ns / NS_PER_S)
+        return replace(self._final, cpu_s=cpu_s, fraction=cpu_s / self._final.wall_s)
 
     def _ask(self, cap_cores: float | None) -> SandboxReport:
         answer: queue.SimpleQueue[SandboxReport] = queue.SimpleQueue()
@@ -260,13 +299,16 @@ class Sandbox:
                 membership_ns = now_ns + MEMBERSHIP_NS
                 self._send_roster()
             for cap_cores, answer in self._requested():
-                if cap_cores is not None:
+                if cap_cores is not None and not stopping:
                     self._cap_cores = cap_cores
                     self._send_roster()
                 waiting.append(answer)
-                channel.send({"op": "report"})
+                if not stopping:  # the last report answers, too; what a loop that ends has not read resets the channel
+                    channel.send({"op": "report"})
             fds, due_ns = self._watch.wait_for(now_ns) if self._watch is not None else ([], membership_ns)
-            wait_s = max(0.0, (min(membership_ns, due_ns) - now_ns) / NS_PER_S)
+            wait_s: float | None = max(0.0, (min(membership_ns, due_ns) - now_ns) / NS_PER_S)
+            if self._watch is None and self._dispatcher.sent is not None:
+                wait_s = None  # who belongs to it is not our business
             others = [] if stopping else [*fds, self._wake_read, self._pidfd]
             for message in messages(channel, ANSWER_S if stopping else wait_s, others):
                 if message["op"] in ("gone", "resend"):
@@ -294,23 +336,46 @@ class Sandbox:
         return found
 
     def _send_roster(self) -> None:
+        order = self._order()
+        if order is None:
+            return  # all have ended; what they have used is told at the end
+        message = self._dispatcher.message(0, 1, (order,))
+        if message is not None:
+            self._guarded.channel.send(message)
+
+    def _order(self) -> PrincipalOrder | None:
+        if self._cgroup is not None:
+            folders = tuple(map(str, self._cgroup.folders))
+            return PrincipalOrder(NAME, 1.0, 1, cap_cores=self._cap_cores, cgroups=folders)
         processes: tuple[tuple[int, int], ...] = ((self._root.pid, self._root.start_ticks),)
         threads = _threads(self._root.pid)
         if self._watch is not None:
             processes = self._watch.trees.members(0)
             threads = self._watch.trees.threads(0)
-        order = PrincipalOrder(
-            NAME, 1.0, max(1, min(threads, len(self._cpus))), cap_cores=self._cap_cores, processes=processes
+        if not processes:
+            return None
+        reaper = self._program.reaper if self._program is not None else None
+        return PrincipalOrder(
+            NAME,
+            1.0,
+            max(1, min(threads, len(self._cpus))),
+            cap_cores=self._cap_cores,
+            processes=processes,
+            family=self._tree,
+            reaper=(reaper.pid, reaper.start_ticks) if reaper is not None else None,
         )
-        message = self._dispatcher.message(0, 1, (order,) if processes else ())
-        if message is not None:
-            self._guarded.channel.send(message)
+
+    def _count(self) -> int:
+        if self._cgroup is not None:
+            return max(0, self._cgroup.count() - 1)  # its reaper is none of its own
+        if identify(self._root.pid) != self._root:
+            return 0
+        return len(family(self._root.pid)) if self._tree else 1
 
     def _report(self, loop: LoopReport) -> SandboxReport:
         wall_s = (time.monotonic_ns() - self._start_ns) / NS_PER_S
         found = loop.principals.get(NAME)
         cpu_s = found.cpu_ns / NS_PER_S if found is not None else 0.0
-        sent = self._dispatcher.sent
         return SandboxReport(
             cap_cores=self._cap_cores,
             wall_s=wall_s,
@@ -318,8 +383,10 @@ class Sandbox:
             paused_s=found.paused_ns / NS_PER_S if found is not None else 0.0,
             fraction=cpu_s / wall_s if wall_s > 0 else 0.0,
             own_cpu_s=(cpu_ns(self._guarded.guard.pid) + loop.overhead_ns) / NS_PER_S + time.thread_time(),
-            processes=len(sent.principals[0].processes) if sent is not None and sent.principals else 0,
+            processes=self._count(),
             problem=found.problem if found is not None else "",
+            mechanism=self._choice.mechanism,
+            reason=self._choice.reason,
         )
 
 
@@ -335,13 +402,3 @@ def _threads(pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208 - a Path costs more
     except OSError:
         return 1
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utilctl_agent.mechanism import MODES, HostAbilities, Mode, Wanted, choose
+from utilctl_agent.mechanism import MODES, HostAbilities, Mode, SandboxMode, Wanted, choose, choose_for_sandbox
 
 EVERYTHING = HostAbilities(None, None, None)
 NOTHING = HostAbilities("no v2", "no v1", "no cpu controller")
@@ -45,3 +45,25 @@ def test_auto_weighs_services_and_whoever_shares_several_cpus_unless_the_algorit
     assert choose("auto", EVERYTHING, Wanted(cpus=2, weighable=True, paused=True)).mechanism == "freezer"
     assert choose("auto", EVERYTHING, Wanted(cpus=2, weighable=False)).mechanism == "freezer"
     assert choose("auto", NOTHING, Wanted(cpus=2, weighable=True)).mechanism == "signal"
+
+
+@pytest.mark.parametrize(
+    ("asked", "quota", "freezer", "no_cgroup", "mechanism", "reason"),
+    [
+        ("auto", None, "no", None, "quota", "the kernel keeps a quota"),
+        ("auto", "no controller", None, None, "freezer", "no quota: no controller"),
+        ("auto", "no controller", "read-only", None, "signal", "no quota: no controller; no freezer: read-only"),
+        ("quota", "no controller", None, None, "freezer", "no quota: no controller"),
+        ("freezer", None, None, None, "freezer", "cgroup.freeze is writable"),
+        ("freezer", None, "read-only", None, "signal", "no freezer: read-only"),
+        ("signal", None, None, None, "signal", "signals were asked for"),
+        ("auto", None, None, "it was taken", "signal", "it was taken"),
+        ("quota", None, None, "it was taken", "signal", "it was taken"),
+    ],
+)
+def test_a_sandbox_takes_the_first_that_the_host_allows_and_says_why(
+    asked: SandboxMode, quota: str | None, freezer: str | None, no_cgroup: str | None, mechanism: str, reason: str
+) -> None:
+    choice = choose_for_sandbox(asked, quota=quota, freezer=freezer, no_cgroup=no_cgroup)
+    assert choice.mechanism == mechanism
+    assert reason in choice.reason

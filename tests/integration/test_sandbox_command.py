@@ -17,6 +17,8 @@ import pytest
 from support.commands import UTILCTL, Command, run
 from support.processes import SPIN, is_stopped, spinning, wait_until
 from support.unprivileged import as_nobody, can_become_nobody, give_to_nobody
+from utilctl_agent.host.procstat import identify
+from utilctl_agent.host.quotas import quota_refusal
 
 pytestmark = [pytest.mark.kernel]
 
@@ -65,9 +67,10 @@ def sandboxed(*arguments: str) -> Iterator[tuple[Command, int]]:
 
 
 @pytest.mark.quiet
+@pytest.mark.parametrize("mode", ["auto", "freezer", "signal"])
 @pytest.mark.parametrize("cap", [5, 25, 75])
-def test_a_program_gets_its_part_of_a_cpu(cap: int) -> None:
-    with sandboxed("--cap", f"{cap}%") as (_, pid):
+def test_a_program_gets_its_part_of_a_cpu(cap: int, mode: str) -> None:
+    with sandboxed("--cap", f"{cap}%", "--mode", mode) as (_, pid):
         time.sleep(1.0)
         until_rate(pid, cap / 100, max(0.01, 0.0005 * cap), 5.0)
 
@@ -153,7 +156,7 @@ def test_signals_are_passed_on_to_the_program(number: signal.Signals) -> None:
 
 
 def test_killed_with_all_that_it_has_started_but_the_program_it_leaves_that_running() -> None:
-    with sandboxed("--cap", "5%") as (box, pid):
+    with sandboxed("--cap", "5%", "--mode", "signal") as (box, pid):
         wait_until(lambda: is_stopped(pid), "it is held back")
         box.process.kill()
         box.process.wait()
@@ -161,6 +164,51 @@ def test_killed_with_all_that_it_has_started_but_the_program_it_leaves_that_runn
         for _ in range(50):
             assert not is_stopped(pid)
             time.sleep(0.01)
+
+
+def quotas(box: Command) -> list[str]:
+    return [
+        (folder / knob).read_text().split()[0]
+        for folder in box.cgroups()
+        for knob in ("cpu.cfs_quota_us", "cpu.max")
+        if (folder / knob).exists()
+    ]
+
+
+def has_quota(box: Command) -> bool:
+    return any(quota not in ("-1", "max") for quota in quotas(box))
+
+
+@pytest.mark.skipif(quota_refusal() is not None, reason="no quota can be set here")
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_killed_it_leaves_no_quota_behind(*, all_at_once: bool) -> None:
+    with sandboxed("--cap", "5%", "--mode", "quota") as (box, pid):
+        wait_until(lambda: has_quota(box), "it is held back")
+        box.process.kill()
+        if all_at_once:
+            for other in box.processes():
+                if b"utilctl_agent" in Path(f"/proc/{other}/cmdline").read_bytes().replace(b"reaper.py", b""):
+                    os.kill(other, signal.SIGKILL)
+        box.process.wait()
+        if all_at_once:
+            assert run("thaw", "--all").code == 0
+        wait_until(lambda: not has_quota(box), "the quota is lifted")
+        os.kill(pid, 0)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: identify(pid) is None, "it has ended")
+        # The next one removes the cgroups, which nobody could while the program ran.
+        assert run("sandbox", "--cap", "50%", "--mode", "quota", "--", "true").code == 0
+        wait_until(lambda: not box.cgroups(), "the cgroups are gone")
+
+
+@pytest.mark.skipif(quota_refusal() is not None, reason="no quota can be set here")
+def test_a_program_that_outlives_its_capping_is_moved_back_and_runs_free() -> None:
+    with sandboxed("--cap", "5%", "--mode", "quota", "--duration", "1s") as (box, pid):
+        wait_until(lambda: has_quota(box), "it is held back")
+        wait_until(lambda: bool(box.cgroups()) and not has_quota(box), "the quota is lifted")
+        os.kill(pid, signal.SIGTERM)
+        assert box.wait().code == 143
+        assert not box.cgroups()
 
 
 @pytest.mark.skipif(not can_become_nobody(), reason="needs root, to become somebody else")

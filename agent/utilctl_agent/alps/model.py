@@ -86,12 +86,14 @@ class Reading(NamedTuple):  # made at every wake-up: a NamedTuple costs half of 
     wait_ns: time in which it was ready, nothing of it ran, and it waited for a CPU. None: not known this time.
     blocked: nothing of it wants a CPU at this instant (the paper's wait channel). None: not known this time.
     queued_ns: time in which at least one of its threads waited for a CPU, whatever the others did. None: not known.
+    late_ns: so much of what it consumes may show in ``cpu_ns`` only at a later reading.
     """
 
     cpu_ns: int
     wait_ns: int | None = None
     blocked: bool | None = None
     queued_ns: int | None = None
+    late_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ on, so that it may catch up afterwards.
 
 The *balance* is ``cap * ready - used``. At zero the principal is paused until the balance has grown to what it uses in
 the next slice; slices are as long as the longest pause allows. Where waiting for a CPU cannot be told by the kernel,
-a principal counts as ready between two readings unless it is seen waiting (the paper's heuristic). Pure.
+a principal counts as ready between two readings unless it is seen waiting (the paper's heuristic). CPU time that shows
+late (``Reading.late_ns``: that of children which came and went unseen) proves such a guess wrong afterwards, and what
+it took for waiting is counted as ready then. Pure.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class _Metered:
     resume_ns: int | None = None  # when its pause ends; None: it runs
     stood_still: bool = False  # it used nothing up to the last look
     seen_cores: int = 1  # it was seen to run on so many CPUs at once
+    doubted_ns: int = 0  # time that was taken for waiting, and may prove to be something else
 
     @property
     def cores(self) -> int:
@@ -151,7 +154,7 @@ class ProgressScheduler:
             return 0, False
         used_ns = max(0, reading.cpu_ns - one.cpu_ns)
         one.cpu_ns = reading.cpu_ns
-        if used_ns > one.cores * elapsed_ns > 0:
+        if used_ns > one.cores * elapsed_ns + reading.late_ns and elapsed_ns > 0:
             one.seen_cores = min(self._settings.cores, -(-used_ns // elapsed_ns))
         waited_ns = None
         if self._use_wait and reading.wait_ns is not None and one.wait_ns is not None:
@@ -164,8 +167,15 @@ class ProgressScheduler:
             # The state is the main thread's; others may run while it waits for them.
             waits = bool(reading.blocked) and 2 * used_ns < elapsed_ns
             ready_ns = min(elapsed_ns, used_ns) if waits else elapsed_ns
+            ready_ns += self._late_ready_ns(one, elapsed_ns - ready_ns, used_ns - elapsed_ns, reading.late_ns)
         self._credit(one, ready_ns, used_ns)
         return used_ns, waits
+
+    def _late_ready_ns(self, one: _Metered, waited_ns: int, beyond_ns: int, late_ns: int) -> int:
+        """Time that was taken for waiting and was none, as CPU time shows that does not fit between two looks."""
+        proven_ns = min(one.doubted_ns, max(0, beyond_ns))
+        one.doubted_ns = min(late_ns, one.doubted_ns - proven_ns + waited_ns)
+        return proven_ns
 
     def _account_paused(self, one: _Metered, now_ns: int, reading: Reading | None) -> None:
         elapsed_ns, one.seen_ns = now_ns - one.seen_ns, now_ns

@@ -294,7 +294,7 @@ class TurnScheduler:
             principal = self._principals.get(name)
             if principal is None:
                 continue
-            cpu_ns, wait_ns, blocked, _ = reading
+            cpu_ns, wait_ns, blocked, _, _ = reading
             if name in self._unsettled.names:
                 self._lagging.settle(principal, cpu_ns)
                 continue

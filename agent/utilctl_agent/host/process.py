@@ -24,7 +24,7 @@ from utilctl_agent.host.port import (
     PendingPauseError,
     UnfinishedPauseError,
 )
-from utilctl_agent.host.procstat import ProcessId, has_ended, parse_stat, thread_states
+from utilctl_agent.host.procstat import ProcessId, has_ended, parse_handed_up_ns, parse_stat, thread_states
 from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_agent.safety.journal import JournalError
 
@@ -51,7 +51,7 @@ class ControlledProcess:
         self._waited_ns = 0
         self.pidfd = keep(os.pidfd_open(process.pid))
         self._stat = -1
-        self._schedstat = -1
+        self._schedstat = self._children = -1
         try:
             self._stat = keep(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
             state, start_ticks, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
@@ -68,8 +68,28 @@ class ControlledProcess:
         """CPU time of all threads. Raises OSError once the process has ended."""
         return time.clock_gettime_ns(self._clock)
 
-    def wait_ns(self) -> int | None:
-        """Time the only thread was ready and not running, up to now; None if it cannot be told. Raises OSError."""
+    def glance(self) -> tuple[bytes, int]:
+        """State letter of the main thread, and ``handed_up_ns``, at one go. Raises OSError once it is gone."""
+        content = os.pread(self._stat, 1024, 0)
+        letter, _, self.threads, _ = parse_stat(content)
+        return letter, parse_handed_up_ns(content)
+
+    def has_children(self) -> bool:
+        """Whether its main thread has any. Raises OSError once it is gone."""
+        if self._children < 0:
+            pid = self.process.pid
+            self._children = keep(os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC))
+        return bool(os.pread(self._children, 16, 0))
+
+    def handed_up_ns(self) -> int:
+        """CPU time of descendants that were waited for, by clock ticks. Raises OSError once it has ended, too."""
+        return parse_handed_up_ns(os.pread(self._stat, 1024, 0))
+
+    def wait_ns(self, letter: bytes | None = None) -> int | None:
+        """Time the only thread was ready and not running, up to now; None if it cannot be told. Raises OSError.
+
+        letter: its state, if it was looked at just now.
+        """
         if self.threads != 1:
             return None
         if self._schedstat < 0:  # opened when first asked for: groups of many never ask, and descriptors are few
@@ -77,7 +97,7 @@ class ControlledProcess:
                 self._schedstat = os.open(f"/proc/{self.process.pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             if self._schedstat < 0:
                 return None
-        self._look(ready=self.state() == b"R")
+        self._look(ready=(letter or self.state()) == b"R")
         return self._waited_ns
 
     def _look(self, *, ready: bool) -> None:
@@ -117,7 +137,7 @@ class ControlledProcess:
         try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
         except ProcessLookupError as error:
-            if not self._ended():
+            if not self.ended():
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
             self._forget_pause()
             raise
@@ -127,7 +147,7 @@ class ControlledProcess:
             with contextlib.suppress(OSError):
                 self._look(ready=False)
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
         """Whether it is known to have ended."""
         try:
             self.state()
@@ -177,7 +197,7 @@ class ControlledProcess:
         if self._slot is not None and not self.paused:
             self._ledger.leave(self._slot)
             self._slot = None
-        for fd in (self.pidfd, self._stat, self._schedstat):
+        for fd in (self.pidfd, self._stat, self._schedstat, self._children):
             if fd >= 0:
                 os.close(fd)
 

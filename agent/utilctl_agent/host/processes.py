@@ -43,7 +43,7 @@ until we knew of it is its group's. A second, in clock ticks: far more than it t
 CHECKED_AT_ONCE: Final = 16
 """Members looked at in one check: half a millisecond. The next check goes on with those behind them."""
 
-_BLOCKED_STATES: Final = (b"S", b"D", b"I", b"T", b"t", b"Z", b"X")
+BLOCKED_STATES: Final = (b"S", b"D", b"I", b"T", b"t", b"Z", b"X")
 
 
 class ProcessGroup:
@@ -150,7 +150,7 @@ class ProcessGroup:
                 self._refuse(process, f"process {process.pid} cannot be watched: {error.strerror}")
             return
         start_ns = 0
-        if not self._since_ticks <= process.start_ticks >= _now_ticks() - NEWBORN_TICKS:
+        if not self._counts_from_birth(process):
             try:
                 # Only what it consumes from now on counts as the group's.
                 start_ns = member.cpu_ns()
@@ -163,6 +163,10 @@ class ProcessGroup:
         if self._paused:
             with contextlib.suppress(OSError):
                 member.stop()
+
+    def _counts_from_birth(self, process: ProcessId) -> bool:
+        """Whether what it has used before it joined is the group's."""
+        return self._since_ticks <= process.start_ticks >= _now_ticks() - NEWBORN_TICKS
 
     def _refuse(self, process: ProcessId, why: str) -> None:
         self._refused[process] = None
@@ -201,9 +205,9 @@ class ProcessGroup:
                 (only,) = self._members.values()
                 wait_ns = only.wait_ns()
                 if wait_ns is not None:
-                    blocked = only.state() in _BLOCKED_STATES if self.tells_state else None
+                    blocked = only.state() in BLOCKED_STATES if self.tells_state else None
                     return Reading(cpu_ns, wait_ns, blocked)
-            blocked = all(member.state() in _BLOCKED_STATES for member in self._members.values())
+            blocked = all(member.state() in BLOCKED_STATES for member in self._members.values())
         except OSError:
             return Reading(cpu_ns, None, blocked=True)
         return Reading(cpu_ns, None, blocked)

@@ -4,9 +4,9 @@ The loop notes a pause *before* it asks the kernel for it and crosses it out *af
 journal names at least everything that is paused. Guard, link, the next start and ``utilctl thaw --all`` read it.
 A note is two stores into mapped memory, so it costs the loop well under a microsecond and needs no write.
 
-A changed weight (``cpu.shares``, ``cpu.weight``) holds nobody back and may stay in force for as long as the loop lives,
-so it has a flag of its own: neither its age nor the loop's heartbeat makes the guard act on it. It is undone with the
-pauses once the loop has ended.
+A changed weight (``cpu.shares``, ``cpu.weight``), or a quota, stops nobody for long and may stay in force for as long
+as the loop lives, so it has a flag of its own: neither its age nor the loop's heartbeat makes the guard act on it. It
+is undone with the pauses once the loop has ended.
 
 Layout, little endian: a header page; one flag byte a slot; eight bytes a slot for when the pause began
 (CLOCK_MONOTONIC, ns: while the host is suspended nobody runs, and no pause gets longer) or for the last two values of
@@ -41,8 +41,11 @@ _RESERVED_AT_ONCE = 64
 _KIND_PROCESS = 1
 _KIND_CGROUP = 2
 _KIND_CGROUP_V1 = 3
-_KNOBS = {4: "cpu.shares", 5: "cpu.weight"}
-"""Kinds of records of weights; the weight that was found stands where processes have their start time."""
+_KNOBS = {4: "cpu.shares", 5: "cpu.weight", 6: "cpu.cfs_quota_us", 7: "cpu.max"}
+"""Kinds of records of weights and quotas; what was found stands where processes have their start time."""
+NO_QUOTA = 0
+"""How a quota that sets no bound is noted; the kernel knows none of zero."""
+_LIFTED = {"cpu.cfs_quota_us": b"-1", "cpu.max": b"max"}
 _CHANGED = b"\x02"
 HANG_NS = 190_000_000
 """With a pause in force, a loop that has not been heard of for this long hangs. The alarm wakes the guard just then, so
@@ -85,7 +88,8 @@ Pause = PausedProcess | PausedCgroup
 
 @dataclass(frozen=True, slots=True)
 class ChangedWeight:
-    """A cgroup whose ``knob`` had the value ``found`` and was moved by us, from ``before`` to ``written`` last.
+    """A cgroup whose ``knob``, a weight or a quota in microseconds, had the value ``found`` and was moved by us, from
+    ``before`` to ``written`` last.
 
     The note comes before the write: the knob holds one of these two, or a third value that somebody else wrote.
     """
@@ -96,6 +100,17 @@ class ChangedWeight:
     found: int
     before: int
     written: int
+
+
+def quota_in(content: bytes) -> int:
+    """What stands in a quota's file, or a weight's: its first number; NO_QUOTA if it sets no bound."""
+    word = content.split()[0]
+    return NO_QUOTA if word in _LIFTED.values() else int(word)
+
+
+def spelled(knob: str, value: int) -> bytes:
+    """``value`` as it is written into the knob's file."""
+    return _LIFTED[knob] if value == NO_QUOTA and knob in _LIFTED else b"%d" % value
 
 
 def journal_path(run_dir: str, name: str, guard_pid: int) -> str:

@@ -16,7 +16,16 @@ import stat
 import time
 from dataclasses import dataclass
 
-from utilctl_agent.safety.journal import HANG_NS, ChangedWeight, Journal, JournalError, Pause, PausedCgroup
+from utilctl_agent.safety.journal import (
+    HANG_NS,
+    ChangedWeight,
+    Journal,
+    JournalError,
+    Pause,
+    PausedCgroup,
+    quota_in,
+    spelled,
+)
 
 STOP_GRACE_NS = 80_000_000
 """What a loop gets to resume everything by itself, once it was told to end, before others do it."""
@@ -173,9 +182,9 @@ def _restore(weight: ChangedWeight) -> bool:
     if fd < 0:
         return False
     try:
-        if os.pread(fd, 32, 0).strip() not in (b"%d" % weight.before, b"%d" % weight.written):
+        if quota_in(os.pread(fd, 32, 0)) not in (weight.before, weight.written):
             return False  # somebody else has set it since: it is theirs
-        os.pwrite(fd, b"%d" % weight.found, 0)
+        os.pwrite(fd, spelled(weight.knob, weight.found), 0)
     finally:
         os.close(fd)
     return True

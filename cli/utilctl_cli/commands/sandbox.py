@@ -44,11 +44,15 @@ PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR
     "--metric", type=click.Choice(["wait", "state"]), default="wait", show_default=True,
     help="Tell ready time by the kernel's account of waiting, or by the states that are seen.",
 )  # fmt: skip
+@click.option(
+    "--mode", type=click.Choice(["auto", "quota", "freezer", "signal"]), default="auto", show_default=True,
+    help="Hold it back by a quota of the kernel, by freezing a cgroup, or by signals.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["none", "table", "json"]), default="none", show_default=True,
               help="Report to standard error at the end.")  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def sandbox(
-    *, cap: str | None, pid: int | None, tree: bool, duration: str | None, metric: str, output: str,
+    *, cap: str | None, pid: int | None, tree: bool, duration: str | None, metric: str, mode: str, output: str,
     command: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Run COMMAND, or take process PID, so that it progresses as on a slower CPU of its own.
@@ -65,13 +69,19 @@ def sandbox(
     cap_cores = parse_percent(cap)
     if (pid is None) == (not command):
         raise UsageError("give either --pid or a command", hint="write for example utilctl sandbox --cap 25% -- make")
+    from utilctl_agent.mechanism import SANDBOX_MODES
     from utilctl_agent.safety.thaw import default_run_dir
     from utilctl_agent.sandbox import Sandbox
     from utilctl_agent.sandbox_control import ControlSocket
 
     timeout_s = parse_duration_ns(duration) / NS_PER_S if duration is not None else None
     box = Sandbox(
-        cap_cores, command=command or None, pid=pid, tree=tree, metric="wait" if metric == "wait" else "state"
+        cap_cores,
+        command=command or None,
+        pid=pid,
+        tree=tree,
+        metric="wait" if metric == "wait" else "state",
+        mode=next(known for known in SANDBOX_MODES if known == mode),
     )
     with _left_to_the_program(box, taken=pid is not None), box:
         control = ControlSocket(box, Path(default_run_dir()))
@@ -142,7 +152,8 @@ def _sentence(report: SandboxReport) -> str:
     problem = f"; {report.problem}" if report.problem else ""
     return (
         f"{100 * report.fraction:.2f} % of a CPU over {report.wall_s:.1f} s, cap {100 * report.cap_cores:g} %, "
-        f"paused for {report.paused_s:.1f} s, own CPU time {report.own_cpu_s:.3f} s{problem}"
+        f"paused for {report.paused_s:.1f} s, own CPU time {report.own_cpu_s:.3f} s, "
+        f"by {report.mechanism} ({report.reason}){problem}"
     )
 
 

@@ -17,7 +17,7 @@ from utilctl_agent.alps.model import Reading
 from utilctl_agent.host.cgroupfile import opening, translated
 from utilctl_agent.host.freezing import FreezableCgroup, FreezerState
 from utilctl_agent.host.port import ForeignStopError, Ledger
-from utilctl_agent.host.procstat import read_stat
+from utilctl_agent.host.procstat import read_state
 from utilctl_common.quantities import NS_PER_MS, NS_PER_S, NS_PER_US
 
 
@@ -162,8 +162,8 @@ class CgroupGroup(FreezableCgroup):
     def _blocked(self) -> bool | None:
         """Whether none of the members is ready or running; None if there are too many to look at."""
         for pid in self._members[:SAMPLED_MEMBERS]:
-            stat = read_stat(int(pid))
-            if stat is not None and stat[0] == b"R":
+            found = read_state(int(pid))
+            if found is not None and found[0] == b"R":
                 return False
         return True if len(self._members) <= SAMPLED_MEMBERS else None
 

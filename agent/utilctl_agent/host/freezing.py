@@ -27,7 +27,7 @@ from utilctl_agent.host.port import (
     PendingPauseError,
     UnfinishedPauseError,
 )
-from utilctl_agent.host.procstat import read_stat
+from utilctl_agent.host.procstat import read_state
 from utilctl_common.errors import FailedError
 from utilctl_common.quantities import NS_PER_S
 
@@ -149,13 +149,13 @@ class FreezableCgroup(abc.ABC):
             return False
         waits = self.UNINTERRUPTIBLE is not None
         for index in range(self._looked_at, self._looked_at + min(MOST_THREADS, len(threads))):
-            stat = read_stat(int(threads[index % len(threads)]))
-            if stat is None:
+            found = read_state(int(threads[index % len(threads)]))
+            if found is None:
                 continue
-            if stat[0] == self.UNINTERRUPTIBLE:
+            if found[0] == self.UNINTERRUPTIBLE:
                 self._looked_at = index  # the next look sees it first
                 return False
-            waits = waits or stat[0] == b"R"
+            waits = waits or found[0] == b"R"
         self._looked_at += MOST_THREADS
         if waits:
             self._pending_until_ns = now_ns + PENDING_EVERY_NS

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from utilctl_agent.host.procstat import parse_stat
+from utilctl_agent.host.procstat import STATUS_BYTES, parse_status
 from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_common.quantities import NS_PER_S
 
@@ -25,7 +25,7 @@ class _Thread:
     """One thread's /proc files."""
 
     def __init__(self, tid: int, now_ns: int) -> None:
-        self._stat = os.open(f"/proc/{tid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._status = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
         self._schedstat = -1
         with contextlib.suppress(OSError):
             self._schedstat = os.open(f"/proc/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
@@ -38,7 +38,7 @@ class _Thread:
     def look(self, now_ns: int) -> tuple[int, bool]:
         """(time waited since the last look, whether it is ready or running). Raises OSError once it has ended."""
         counters = self._read()
-        ready = parse_stat(os.pread(self._stat, 1024, 0))[0] == b"R"
+        ready = parse_status(os.pread(self._status, STATUS_BYTES, 0))[0] == b"R"
         return self._waiting.waited_ns(counters, now_ns, ready=ready and self._schedstat >= 0), ready
 
     def _read(self) -> tuple[int, int]:
@@ -47,7 +47,7 @@ class _Thread:
         return parse_schedstat(os.pread(self._schedstat, 96, 0))
 
     def close(self) -> None:
-        for fd in (self._stat, self._schedstat):
+        for fd in (self._status, self._schedstat):
             if fd >= 0:
                 os.close(fd)
 

@@ -24,7 +24,15 @@ from utilctl_agent.host.port import (
     PendingPauseError,
     UnfinishedPauseError,
 )
-from utilctl_agent.host.procstat import ProcessId, has_ended, parse_handed_up_ns, parse_stat, thread_states
+from utilctl_agent.host.procstat import (
+    STATUS_BYTES,
+    ProcessId,
+    has_ended,
+    parse_handed_up_ns,
+    parse_stat,
+    parse_status,
+    thread_states,
+)
 from utilctl_agent.host.waiting import WaitCounter, parse_schedstat
 from utilctl_agent.safety.journal import JournalError
 
@@ -50,11 +58,11 @@ class ControlledProcess:
         self._waiting: WaitCounter | None = None
         self._waited_ns = 0
         self.pidfd = keep(os.pidfd_open(process.pid))
-        self._stat = -1
-        self._schedstat = self._children = -1
+        self._stat = self._status = self._schedstat = self._children = -1
         try:
-            self._stat = keep(os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
-            state, start_ticks, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
+            self._status = keep(os.open(f"/proc/{process.pid}/status", os.O_RDONLY | os.O_CLOEXEC))
+            state, start_ticks, self.threads, _ = parse_stat(self._read_stat())
+            self._close_stat()
             # The pidfd and /proc/PID may name different processes; the start time settles it.
             if start_ticks != process.start_ticks or has_ended(state, self.threads):
                 raise ProcessLookupError(errno.ESRCH, "process ended")
@@ -70,7 +78,7 @@ class ControlledProcess:
 
     def glance(self) -> tuple[bytes, int]:
         """State letter of the main thread, and ``handed_up_ns``, at one go. Raises OSError once it is gone."""
-        content = os.pread(self._stat, 1024, 0)
+        content = self._read_stat()
         letter, _, self.threads, _ = parse_stat(content)
         return letter, parse_handed_up_ns(content)
 
@@ -83,7 +91,18 @@ class ControlledProcess:
 
     def handed_up_ns(self) -> int:
         """CPU time of descendants that were waited for, by clock ticks. Raises OSError once it has ended, too."""
-        return parse_handed_up_ns(os.pread(self._stat, 1024, 0))
+        return parse_handed_up_ns(self._read_stat())
+
+    def _read_stat(self) -> bytes:
+        """Kept open: those who ask for what was handed up do so at every look."""
+        if self._stat < 0:
+            self._stat = keep(os.open(f"/proc/{self.process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC))
+            os.pread(self._status, 1, 0)  # it has not ended, so what was opened by pid is its own
+        return os.pread(self._stat, 1024, 0)
+
+    def _close_stat(self) -> None:
+        os.close(self._stat)
+        self._stat = -1
 
     def wait_ns(self, letter: bytes | None = None) -> int | None:
         """Time the only thread was ready and not running, up to now; None if it cannot be told. Raises OSError.
@@ -111,7 +130,7 @@ class ControlledProcess:
 
         Raises OSError once the process has ended.
         """
-        letter, _, self.threads, _ = parse_stat(os.pread(self._stat, 1024, 0))
+        letter, self.threads = parse_status(os.pread(self._status, STATUS_BYTES, 0))
         if letter == b"Z" and self.threads > 1:
             states = thread_states(self.process.pid, SAMPLED_THREADS)
             return next((other for other in _TELLING_STATES if other in states), letter)
@@ -197,7 +216,7 @@ class ControlledProcess:
         if self._slot is not None and not self.paused:
             self._ledger.leave(self._slot)
             self._slot = None
-        for fd in (self.pidfd, self._stat, self._schedstat, self._children):
+        for fd in (self.pidfd, self._stat, self._status, self._schedstat, self._children):
             if fd >= 0:
                 os.close(fd)
 

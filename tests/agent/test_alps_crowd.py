@@ -10,6 +10,7 @@ from utilctl_agent.alps.allotment import rms_relative_error
 from utilctl_agent.alps.crowd import AHEAD, SLICE_NS, amounts, is_crowd
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, PrincipalSpec
 from utilctl_agent.alps.principal import Principal
+from utilctl_agent.alps.together import SharedTurn
 from utilctl_agent.alps.turns import TurnScheduler
 from utilctl_agent.engine import Engine
 from utilctl_agent.testing import Bursts, SimulatedGroup, SimulatedHost, Spin, run_engine
@@ -120,3 +121,20 @@ def test_members_may_be_ahead_by_two_slices_or_a_quarter_of_their_allotment() ->
     given_ns = amounts([(big, 50 * NS_PER_MS), (small, 3 * NS_PER_MS)])
     assert given_ns == {"big": 50 * NS_PER_MS + 2 * SLICE_NS, "small": round((3 + 4 * AHEAD) * NS_PER_MS)}
     assert amounts([(big, 0), (small, -NS_PER_MS)]) == {}
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+def test_who_had_its_part_joins_again_in_a_crowd_only(crowd: bool) -> None:
+    """It was taken to be asleep for a while; elsewhere it has exact turns at the end of the cycle."""
+    members = {
+        name: Principal(
+            PrincipalSpec(name, 1.0, 1), 0, 0, 0, 1.0, allotment_ns=100 * NS_PER_MS, allowance_ns=90 * NS_PER_MS
+        )
+        for name in ("stays", "slept")
+    }
+    shared = SharedTurn(100 * NS_PER_MS)
+    shared.begin(members, 0, crowd=crowd)
+    slept = members.pop("slept")
+    slept.together = False
+    again = shared.joins([slept], cycle_ns=10 * NS_PER_S, round_ns=NS_PER_S)
+    assert again == ([slept] if crowd else [])

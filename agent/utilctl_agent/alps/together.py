@@ -106,18 +106,19 @@ class SharedTurn:
     def joins(self, candidates: Iterable[Principal], *, cycle_ns: int, round_ns: int) -> list[Principal]:
         """Of those who came after the turn began the ones that still join it: outside they would have to wait for its
         end. They may use no more than lets them be done with the last of the others. Their ``turn_floor_ns`` is set;
-        they must become members. In a crowd all join who have allowance left."""
+        they must become members. In a crowd all join who have allowance left, also those who were taken to be
+        asleep for a while."""
         longest_ns = max(p.finish_ns - self._progress_ns for p in self._members.values())
         joining: list[Principal] = []
         for principal in candidates:
-            if principal.spec.name in self._had_part:
-                continue
             if self.crowd:
                 amount_ns = crowd_amounts([(principal, principal.allowance_ns)]).get(principal.spec.name, 0)
+            elif principal.spec.name in self._had_part:
+                continue
             else:
                 amount_ns = principal.allowance_ns - round(min(1.0, round_ns / cycle_ns) * principal.allotment_ns)
-            amount_ns = min(amount_ns, longest_ns * principal.spec.parallelism)
-            if amount_ns >= LEAST_NS:
+                amount_ns = min(amount_ns, longest_ns * principal.spec.parallelism)
+            if amount_ns >= (1 if self.crowd else LEAST_NS):
                 principal.turn_floor_ns = principal.allowance_ns - amount_ns
                 self._had_part.add(principal.spec.name)
                 joining.append(principal)

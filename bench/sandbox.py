@@ -31,9 +31,7 @@ from utilctl_agent import Sandbox
 from utilctl_agent.mechanism import SandboxMode
 
 CAPS_PCT: Final = (1, 5, 10, 25, 50, 75)
-RUN_S: Final = 6.0
-TINY_RUN_S: Final = 12.0
-"""For caps below 10 %: the kernel's ticks of 4 ms are much of what they give in a second."""
+RUN_S: Final = 20.0
 QUICK_RUN_S: Final = 5.0
 SETTLE_S: Final = 2.0
 LOOK_S: Final = 0.0005
@@ -91,7 +89,7 @@ def cases(*, quick: bool) -> dict[str, Case]:
     run_s = QUICK_RUN_S if quick else RUN_S
     found: dict[str, Case] = {}
     for cap in CAPS_PCT:
-        found[f"S1, {cap} %"] = partial(_computing, cap, QUICK_RUN_S if quick else TINY_RUN_S if cap < 10 else RUN_S)
+        found[f"S1, {cap} %"] = partial(_computing, cap, run_s)
     found["S2, 50 %, waits"] = partial(_waiting, 50, run_s)
     found["S3, 25 %, short-lived children"] = partial(_short_lived, 25, run_s)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from utilctl_agent.alps.model import CoreSettings, PrincipalSpec, Reading
@@ -178,6 +178,7 @@ def test_one_without_a_cap_is_let_run_and_one_that_is_gone_is_forgotten() -> Non
     busy_ms=st.integers(1, 300),
     idle_ms=st.integers(0, 300),
 )
+@example(cap=0.5, busy_ms=1, idle_ms=10)  # the period of looks at one that waits
 def test_nobody_gets_more_than_his_cap_of_the_time_in_which_he_could_run(
     cap: float, busy_ms: int, idle_ms: int
 ) -> None:

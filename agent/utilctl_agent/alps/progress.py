@@ -36,7 +36,11 @@ LATEST_NS: Final = 100 * NS_PER_MS
 """Bounds of the time between two looks at one that runs."""
 DOUBT_NS: Final = NS_PER_MS
 WAITING_NS: Final = 20 * NS_PER_MS
-"""To the next look at one that owes and waits: whether it has just begun to, and whether it still does."""
+"""To the next look at one that owes and waits: whether it has just begun to, and whether it still does. The latter is
+half as long to one and a half times as long: looks at equal distances always find a program waiting that computes for
+1 ms in 11, and it never got a pause."""
+GOLDEN: Final = 0.6180339887498949
+"""Multiples of it, modulo 1, keep their distance from each other and from all fractions."""
 BLIND_NS: Final = 10 * NS_PER_MS
 """The latter where only states are seen: what happened between two looks is a guess. The paper's period."""
 
@@ -52,6 +56,7 @@ class _Metered:
     resume_ns: int | None = None  # when its pause ends; None: it runs
     stood_still: bool = False  # it used nothing up to the last look
     seen_cores: int = 1  # it was seen to run on so many CPUs at once
+    waiting_looks: int = 0  # that found it owing and waiting
     doubted_ns: int = 0  # time that was taken for waiting, and may prove to be something else
 
     @property
@@ -71,6 +76,11 @@ class _Metered:
     def full_ns(self) -> float:
         """The balance at which a pause ends."""
         return self.slice_ns * max(0.0, self.cores - self.cap) / self.cores
+
+    def waiting_ns(self) -> int:
+        """To the next look at one that still waits."""
+        self.waiting_looks += 1
+        return round(WAITING_NS * (0.5 + self.waiting_looks * GOLDEN % 1.0))
 
     @property
     def spent_ns(self) -> float:
@@ -141,7 +151,7 @@ class ProgressScheduler:
                 wake_ns = min(wake_ns, one.resume_ns)
             elif waits and one.balance_ns <= one.spent_ns:
                 # It owes, and waits for something: it must not be paused now, and soon after it runs on.
-                wake_ns = min(wake_ns, now_ns + (WAITING_NS if one.stood_still and not used_ns else DOUBT_NS))
+                wake_ns = min(wake_ns, now_ns + (one.waiting_ns() if one.stood_still and not used_ns else DOUBT_NS))
             else:
                 wake_ns = min(wake_ns, now_ns + self._run_ns(one))
             one.stood_still = used_ns == 0

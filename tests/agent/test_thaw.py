@@ -205,6 +205,13 @@ def test_a_start_undoes_what_a_loop_holds_that_hangs_although_its_guard_is_there
                 journal.close()
 
 
+def test_a_journal_whose_owner_ends_just_now_is_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "listdir", lambda _path: ["gone.journal"])  # listed, and removed before it is opened
+    assert thaw_run_dir(str(tmp_path), only_orphans=True) == Thawed()
+
+
 @pytest.mark.kernel
 def test_an_unreadable_journal_is_reported_and_the_others_are_undone(tmp_path: Path) -> None:
     (tmp_path / "a.journal").write_bytes(b"garbage")

@@ -79,6 +79,7 @@ def mode_refusal(mode: str) -> str | None:
     return freezer_v1_refusal() if mode == "freezer-v1" else weight_refusal() if mode == "weight" else None
 
 
+@pytest.mark.quiet  # where a loop is held up for 190 ms, another start resumes what it holds, and that is told
 @pytest.mark.root
 @pytest.mark.parametrize("mode", ["auto", "freezer", "freezer-v1", "signal", "weight", "observe"])
 def test_every_mode_runs_is_named_with_its_reason_and_leaves_nothing_behind(mode: str) -> None:
@@ -91,7 +92,8 @@ def test_every_mode_runs_is_named_with_its_reason_and_leaves_nothing_behind(mode
     assert document["mechanism"] == ("freezer" if mode == "auto" else mode)
     assert document["mechanism_reason"]
     assert document["cycles"] >= 1
-    assert all(principal["cpu_s"] > 0 and principal["problem"] == "" for principal in document["principals"])
+    assert [principal["problem"] for principal in document["principals"]] == ["", ""]
+    assert all(principal["cpu_s"] > 0 for principal in document["principals"])
     paused = [principal["paused_s"] for principal in document["principals"]]
     assert (paused == [0, 0]) == (mode in ("weight", "observe"))
 

@@ -137,6 +137,8 @@ def thaw_run_dir(path: str, *, only_orphans: bool) -> Thawed:
             continue
         try:
             journal = Journal.open(f"{path}/{name}")
+        except FileNotFoundError:
+            continue  # its owner has ended just now, and left nothing
         except (OSError, JournalError) as error:
             result += Thawed(failures=(f"journal {path}/{name} cannot be read: {error}",))
             continue

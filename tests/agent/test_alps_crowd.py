@@ -97,6 +97,17 @@ class TestCrowds:
         crowd.run_until(60)
         assert crowd.host.idle_ns <= NS_PER_S  # before anybody woke up
 
+    def test_short_cycles_and_caps_make_no_crowd(self) -> None:
+        short = _Crowd([0.5] * 200, Spin())  # cycles of one second
+        capped = _Crowd([5.0] * 200, Spin())
+        spec = PrincipalSpec("p0", 5.0, 1, cap_cores=0.001)
+        capped.engine.put(spec, 0)
+        for crowd, name in ((short, "p0"), (capped, "p1")):
+            crowd.run_until(30)
+            assert crowd.engine.paused_ns(name, crowd.host.now_ns()) > 0
+        readings = capped.engine.readings()
+        assert readings["p0"].cpu_ns <= readings["p1"].cpu_ns
+
     @given(st.integers(147, 400), st.integers(1, 20))
     @settings(max_examples=10, deadline=None)
     def test_all_of_the_core_is_used_and_counted_once(self, count: int, share: int) -> None:

@@ -70,3 +70,10 @@ def begin_cycle(principals: Collection[Principal], now_ns: int, *, cores: int, l
     for principal in principals:
         principal.allowance_ns += cycles * principal.allotment_ns
         principal.turns = 0
+
+
+def begin_afresh(principals: Iterable[Principal]) -> None:
+    """A new cycle without anything carried over: what was used took nothing from anybody."""
+    for principal in principals:
+        principal.allowance_ns = principal.allotment_ns
+        principal.credit_ns = 0

@@ -14,8 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from utilctl_agent.alps.model import Turn
+from utilctl_agent.alps import rounds
+from utilctl_agent.alps.carry import threshold_ns
+from utilctl_agent.alps.lead import AIM_NS, Lead
+from utilctl_agent.alps.model import CoreSettings, Turn
 from utilctl_agent.alps.principal import Principal
+from utilctl_agent.alps.rounds import ROUND_NS
+from utilctl_agent.alps.together import TOGETHER_FROM
 from utilctl_common.quantities import NS_PER_MS
 
 HORIZON_NS: Final = 1000 * NS_PER_MS
@@ -82,6 +87,35 @@ class Rules(NamedTuple):
     together_from_ns: int
     together: Callable[[Iterable[tuple[Principal, int]]], Mapping[str, int]]
     side_by_side: bool
+
+
+def rules_for(
+    settings: CoreSettings,
+    lead: Lead,
+    *,
+    lagging: bool,
+    cycle_ns: int,
+    most_ns: int | None,
+    together: Callable[[Iterable[tuple[Principal, int]]], Mapping[str, int]],
+) -> Rules:
+    """The rules of a core. lagging: its readings are late. cycle_ns: CPU time of a cycle. most_ns: how far to plan at
+    most, if there is a bound."""
+    horizon_ns = max(HORIZON_NS, FORESEEN_CYCLES * cycle_ns // settings.cores)
+    rounds_in_cycle = rounds.rounds_in(cycle_ns, settings.cores)
+    return Rules(
+        cores=settings.cores,
+        lead_ns=lead.planned_ns,
+        full_use=FULL_USE_UNSEEN if lagging else FULL_USE,
+        slack_ns=lead.most_ns * settings.cores,
+        aim_ns=AIM_NS,
+        horizon_ns=horizon_ns if most_ns is None else min(horizon_ns, most_ns),
+        longest_ns=HORIZON_NS if lagging else settings.max_sleep_ns,
+        floor_ns=lambda allowance_ns, turns: rounds.floor_ns(allowance_ns, turns, rounds_in_cycle),
+        threshold_ns=threshold_ns,
+        together_from_ns=round(TOGETHER_FROM * ROUND_NS),
+        together=together,
+        side_by_side=settings.cores == 1,
+    )
 
 
 def plan_turns(

@@ -24,16 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from utilctl_agent.alps import crowd, lead, lights, plan, together
+from utilctl_agent.alps import crowd, lead, lights, together
 from utilctl_agent.alps.accounts import Accounts
 from utilctl_agent.alps.allotment import allotments_ns
 from utilctl_agent.alps.caps import caps_due_ns, fill
-from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, begin_cycle, fills, threshold_ns
+from utilctl_agent.alps.carry import DONE_NS, MIN_TURN_NS, begin_afresh, begin_cycle, fills, threshold_ns
 from utilctl_agent.alps.feasible import most_cores, usable_cores
 from utilctl_agent.alps.lagging import IDLING, Lagging, prove
 from utilctl_agent.alps.lead import Lead
 from utilctl_agent.alps.model import CoreSettings, CycleRecord, Decision, PrincipalSpec, Reading, Switch
-from utilctl_agent.alps.plan import FORESEEN_CYCLES, HORIZON_NS, PlannedTurn, Rules, plan_turns
+from utilctl_agent.alps.plan import PlannedTurn, plan_turns, rules_for
 from utilctl_agent.alps.principal import FULL_TOLERANCE_CORES, LOOK_NS, TRUSTED, Principal, observe, proven
 from utilctl_agent.alps.roles import Roles
 from utilctl_agent.alps.rounds import ROUND_NS, floor_ns, rounds_in, turns_used
@@ -204,22 +204,13 @@ class TurnScheduler:
             return []
         if any(p.streak < TRUSTED or not fills(p, settings.cores) for p in everybody):
             return []
-        horizon_ns = max(HORIZON_NS, FORESEEN_CYCLES * self._accounts.allotted_ns // settings.cores)
-        if self._lights:
-            horizon_ns = min(horizon_ns, lights.glance_period_ns(len(self._lights), settings))
-        rules = Rules(
-            cores=settings.cores,
-            lead_ns=self._lead.planned_ns,
-            full_use=plan.FULL_USE_UNSEEN if self._lagging.on else plan.FULL_USE,
-            slack_ns=self._lead.most_ns * settings.cores,
-            aim_ns=lead.AIM_NS,
-            horizon_ns=horizon_ns,
-            longest_ns=HORIZON_NS if self._lagging.on else settings.max_sleep_ns,
-            floor_ns=lambda allowance_ns, turns: floor_ns(allowance_ns, turns, self._rounds),
-            threshold_ns=threshold_ns,
-            together_from_ns=round(together.TOGETHER_FROM * ROUND_NS),
+        rules = rules_for(
+            settings,
+            self._lead,
+            lagging=self._lagging.on,
+            cycle_ns=self._accounts.allotted_ns,
+            most_ns=lights.glance_period_ns(len(self._lights), settings) if self._lights else None,
             together=self._amounts_together,
-            side_by_side=settings.cores == 1,
         )
         closings_left = None if settings.cycles is None else settings.cycles - self._accounts.cycles
         return plan_turns(
@@ -417,7 +408,7 @@ class TurnScheduler:
         return load
 
     def _amounts_together(self, candidates: Iterable[tuple[Principal, int]]) -> dict[str, int]:
-        if self._cores > 1 or self._accounts.allotted_ns < 2 * ROUND_NS or self._caps:
+        if not self._shareable():
             return {}
         known = list(candidates)
         if self._crowded():
@@ -426,8 +417,12 @@ class TurnScheduler:
             return {}  # what is left of this cycle is for exact turns
         return together.amounts_together(known, cycle_ns=self._accounts.allotted_ns, round_ns=ROUND_NS)
 
+    def _shareable(self) -> bool:
+        """Whether turns of several are possible: on one core, in long cycles, and nobody is to be stopped by a cap."""
+        return self._cores == 1 and self._accounts.allotted_ns >= 2 * ROUND_NS and not self._caps
+
     def _crowded(self) -> bool:
-        return crowd.is_crowd(len(self._turn) + len(self._queue) + len(self._spent))
+        return self._shareable() and crowd.is_crowd(len(self._turn) + len(self._queue) + len(self._spent))
 
     def _left_ns(self, *, waiting_only: bool = False) -> int:
         waiting = (self._queue.values(), self._spent.values())
@@ -466,11 +461,9 @@ class TurnScheduler:
 
     def _close_idle(self, now_ns: int) -> tuple[CycleRecord, ...]:
         """Nobody is hungry, so nobody's use takes anything from anybody: everyone starts afresh."""
-        for principal in self._principals.values():
-            principal.allowance_ns = principal.allotment_ns
-            principal.credit_ns = 0
-            if principal.role == "shut":
-                self._move(principal, "light")
+        begin_afresh(self._principals.values())
+        for principal in list(self._shut.values()):
+            self._move(principal, "light")
         return self._record(now_ns)
 
     def _record(self, now_ns: int) -> tuple[CycleRecord, ...]:

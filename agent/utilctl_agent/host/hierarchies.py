@@ -35,8 +35,11 @@ def _innermost(path: Path, mounts: tuple[CgroupMount, ...]) -> CgroupMount | Non
     return max(around, key=lambda mount: len(mount.mount_point.parts), default=None)
 
 
-def probe(mount: Path, knob: str, value: str) -> str | None:
-    """Why a cgroup below ``mount`` cannot be made and its ``knob`` written, in a few words; None if it can."""
+def probe(mount: Path, knob: str, value: str | None) -> str | None:
+    """Why a cgroup below ``mount`` cannot be made and its ``knob`` written, in a few words; None if it can.
+
+    Without a ``value`` the knob is read instead.
+    """
     folder = mount / f"utilctl-probe-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         folder.mkdir()
@@ -44,13 +47,16 @@ def probe(mount: Path, knob: str, value: str) -> str | None:
         return f"cgroups cannot be made in {mount}: {error.strerror}"
     try:
         # Without O_CREAT: in a hierarchy without the controller there is no such file, and there shall be none.
-        fd = os.open(folder / knob, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(folder / knob, (os.O_RDONLY if value is None else os.O_WRONLY) | os.O_CLOEXEC)
         try:
-            os.write(fd, value.encode())
+            if value is None:
+                os.read(fd, 4096)
+            else:
+                os.write(fd, value.encode())
         finally:
             os.close(fd)
     except OSError as error:
-        return f"{knob} cannot be written: {error.strerror}"
+        return f"{knob} cannot be {'read' if value is None else 'written'}: {error.strerror}"
     finally:
         folder.rmdir()
     return None

@@ -44,22 +44,7 @@ def quota_refusal() -> str | None:
     if not mounts:
         return "no cgroup hierarchy has the cpu controller, or version 2 is not mounted"
     knob, value = (QUOTA_V2, "max") if mounts[0] == mounts[-1] else (QUOTA_V1, "-1")
-    return probe(mounts[0], knob, value) or _pressure_refusal(mounts[-1])
-
-
-def _pressure_refusal(mount: Path) -> str | None:
-    folder = mount / f"utilctl-probe-{os.getpid()}-{os.urandom(4).hex()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        return f"cgroups cannot be made in {mount}: {error.strerror}"
-    try:
-        (folder / PRESSURE).read_bytes()
-    except OSError as error:
-        return f"{PRESSURE} cannot be read: {error.strerror}"
-    finally:
-        folder.rmdir()
-    return None
+    return probe(mounts[0], knob, value) or probe(mounts[-1], PRESSURE, None)
 
 
 class QuotaGroup:
